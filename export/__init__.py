@@ -1,0 +1,201 @@
+"""From a checkpoint that torch trained to a bundle: `export(source, out)`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torchless.bundle import Graph, Manifest, Pooling
+from torchless.errors import ExportError
+from torchless.export.builder import Builder, Dialect
+from torchless.export.config import Config
+from torchless.export.families import Facts
+from torchless.export.pooling import read_pooling
+from torchless.export.sources import GENERATION, TOKENIZER, Source, open_source
+from torchless.writing import new_bundle, seal
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["export"]
+
+# On CUDA the fused dialect needs fp16, TensorRT and OpenVINO take the standard one: the providers of each
+# graph are those that it is known to run on.
+DIALECTS: dict[Dialect, tuple[str, tuple[str, ...]]] = {
+    "fused": ("model.onnx", ("cpu",)),
+    "standard": ("model.standard.onnx", ("cpu",)),
+}
+FAMILIES = ("bert", "gpt2")
+
+
+def export(
+    source: str | os.PathLike[str] | torch.nn.Module,
+    out: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    dialect: Literal["fused", "standard", "all"] = "fused",
+    tokenizer: object = None,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    check: bool = True,
+    overwrite: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Write the bundle `out` from a Hugging Face folder or a live torch module, and check it.
+
+    task: one of Hugging Face's names; by default that of the checkpoint's architecture.
+    dialect: "fused" for onnxruntime's fused operators, "standard" for plain ONNX, "all" for both.
+    tokenizer: for a source that brings none. pooling ("mean", "cls") and normalize: for embeddings, by default
+    as modules.json says, or else the mean, not normalized.
+    check: compare with torch where torch and transformers are installed, otherwise with the other dialect; the
+    error goes into the manifest, and one above 1e-4 of the largest output (of 1 at least) is an ExportError.
+    progress: called with a line for each stage.
+
+    Returns the bundle's path. Raises ExportError for what cannot be exported and BundleError for what cannot
+    be written; nothing is left behind then.
+    """
+    if dialect not in ("fused", "standard", "all"):
+        raise ExportError(f"dialect={dialect!r} is unknown (known: fused, standard, all)")
+    tell = progress or (lambda line: None)
+    opened = open_source(source, tokenizer)
+    plan = _plan(opened, task, pooling, normalize)
+    with new_bundle(out, overwrite=overwrite) as folder:
+        dialects: list[Dialect] = ["fused", "standard"] if dialect == "all" else [dialect]
+        for one in dialects:
+            tell(f"writing the {one} graph of {plan.family} for {plan.task}")
+            facts = write_graph(opened, plan, one, folder)
+        for name, content in opened.files.items():
+            (folder / name).write_bytes(content)
+        manifest = _manifest(opened, plan, facts, dialects)
+        seal(folder, manifest)
+        if check:
+            from torchless.export.parity import check_export
+
+            tell("checking it")
+            seal(folder, dataclasses.replace(manifest, parity=check_export(folder, opened, plan)))
+    return Path(out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What will be written: the family's module, the task and its head, the pooling."""
+
+    family: str
+    task: str
+    pooling: Pooling | None
+    context_limit: int | None  # shorter than the positions, as sentence-transformers has it
+
+
+def write_graph(source: Source, plan: Plan, dialect: Dialect, folder: Path) -> Facts:
+    """Write the graph of one dialect into `folder`."""
+    module = importlib.import_module(f"torchless.export.families.{plan.family}")
+    builder = Builder(dialect)
+    facts: Facts = module.build(builder, Config(source.config), source.weights, plan.task, plan.pooling)
+    file, _ = DIALECTS[dialect]
+    # Two dialects hold the same weights but not always in the same form, so each has a data file of its own.
+    builder.save(folder, file, f"{file}.data")
+    return facts
+
+
+def _plan(source: Source, task: str | None, pooling: str | None, normalize: bool | None) -> Plan:
+    family = source.config.get("model_type")
+    if family not in FAMILIES:
+        raise ExportError(
+            f"{source.where}: model_type={family!r} is not supported (supported: {', '.join(FAMILIES)})"
+        )
+    module = importlib.import_module(f"torchless.export.families.{family}")
+    heads: Mapping[str, str] = module.HEADS
+    architecture = (source.config.get("architectures") or [None])[0]
+    if task is None:
+        if architecture not in heads:
+            raise ExportError(
+                f"{source.where}: the architecture {architecture} is not supported "
+                f"(supported: {', '.join(heads)}); pass task= to export another head of it"
+            )
+        task = heads[architecture]
+    if task not in heads.values():
+        known = ", ".join(sorted(set(heads.values())))
+        raise ExportError(f"task={task!r} is not supported for {family} (supported: {known})")
+    if task != "feature-extraction":
+        if pooling is not None or normalize is not None:
+            raise ExportError(f"pooling and normalize belong to feature-extraction, not to {task}")
+        return Plan(family, task, None, None)
+    found = read_pooling(source.folder) if source.folder else None
+    chosen, limit = found or (Pooling("mean", normalize=False), None)
+    mode = chosen.mode if pooling is None else pooling
+    return Plan(family, task, Pooling(mode, chosen.normalize if normalize is None else normalize), limit)
+
+
+def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect]) -> Manifest:
+    labels, problem = None, None
+    if plan.task == "text-classification":
+        labels, problem = _labels(source.config, facts), _problem_type(source.config)
+    return Manifest(
+        family=plan.family,
+        task=plan.task,
+        context_length=min(facts.context_length, plan.context_limit or facts.context_length),
+        vocab_size=facts.vocab_size,
+        graphs=tuple(Graph(DIALECTS[name][0], name, "fp32", DIALECTS[name][1]) for name in dialects),
+        special_tokens=_special_tokens(source, facts.vocab_size),
+        labels=labels,
+        problem_type=problem,
+        cache=facts.cache,
+        pooling=plan.pooling,
+    )
+
+
+def _labels(config: Mapping[str, Any], facts: Facts) -> tuple[str, ...]:
+    """id2label in order; a config without one has Hugging Face's LABEL_0, LABEL_1, ..."""
+    columns = facts.labels or 0
+    given = config.get("id2label") or {i: f"LABEL_{i}" for i in range(columns)}
+    try:
+        by_id = {int(key): str(label) for key, label in given.items()}
+        labels = tuple(by_id[i] for i in range(len(by_id)))
+    except (AttributeError, KeyError, ValueError):
+        raise ExportError("config.json: id2label does not number its labels 0, 1, 2, ...") from None
+    if len(labels) != columns:
+        raise ExportError(f"config.json: id2label names {len(labels)} labels, the classifier has {columns}")
+    return labels
+
+
+def _problem_type(config: Mapping[str, Any]) -> str:
+    known = ("single_label_classification", "multi_label_classification", "regression")
+    given = config.get("problem_type")
+    if given is not None and given not in known:
+        raise ExportError(f"config.json: problem_type={given!r} is unknown (known: {', '.join(known)})")
+    return str(given or known[0])
+
+
+def _special_tokens(source: Source, vocab_size: int) -> dict[str, int | list[int]]:
+    """Ids by role. Those of the generation config win over the config's, as in transformers."""
+    generation = json.loads(source.files.get(GENERATION, b"{}"))
+    found: dict[str, int | list[int]] = {}
+    for role in ("bos", "eos", "pad", "cls", "sep", "mask", "unk"):
+        value = generation.get(f"{role}_token_id", source.config.get(f"{role}_token_id"))
+        if all(isinstance(i, int) and 0 <= i < vocab_size for i in (value if isinstance(value, list) else [value])):
+            found[role] = value  # configs carry ids of other vocabularies, and -1 for none
+    if TOKENIZER in source.files:
+        from tokenizers import Tokenizer
+
+        fast = Tokenizer.from_str(source.files[TOKENIZER].decode("utf-8"))
+        for role in ("cls", "sep", "mask", "unk", "pad"):
+            token = _token_of(source, role)
+            if role not in found and (known := fast.token_to_id(token)) is not None and known < vocab_size:
+                found[role] = known
+    return found
+
+
+def _token_of(source: Source, role: str) -> str:
+    """The text of a special token, as tokenizer_config.json has it, or else BERT's."""
+    path = source.folder / "tokenizer_config.json" if source.folder else None
+    if path and path.is_file():
+        given = json.loads(path.read_text(encoding="utf-8")).get(f"{role}_token")
+        text = given.get("content") if isinstance(given, dict) else given
+        if isinstance(text, str):
+            return text
+    return f"[{role.upper()}]"

@@ -1,0 +1,54 @@
+"""Reading config.json: every field that changes the mathematics is implemented or refused by name and value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torchless.errors import ExportError
+
+
+class Config:
+    """A Hugging Face config with checks: a wrong type or an unsupported value is an ExportError."""
+
+    def __init__(self, raw: Mapping[str, Any], where: str = "config.json") -> None:
+        self.raw = raw
+        self._where = where
+
+    def whole(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+        value = self._take(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ExportError(f"{self._where}: {name} is {value!r}, expected a whole number of {least} or more")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        value = self._take(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ExportError(f"{self._where}: {name} is {value!r}, expected a number")
+        return float(value)
+
+    def text(self, name: str, default: str) -> str:
+        value = self._take(name, default)
+        if not isinstance(value, str):
+            raise ExportError(f"{self._where}: {name} is {value!r}, expected text")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self._take(name, default)
+        if not isinstance(value, bool):
+            raise ExportError(f"{self._where}: {name} is {value!r}, expected true or false")
+        return value
+
+    def refuse(self, name: str, *allowed: object) -> None:
+        """Only these values of the field are implemented; a field that is absent or null is its default."""
+        value = self.raw.get(name)
+        if value is not None and value not in allowed:
+            raise ExportError(f"{self._where}: {name}={value!r} is not supported: torchless cannot export it")
+
+    def _take(self, name: str, default: Any) -> Any:
+        value = self.raw.get(name)
+        if value is None:
+            value = default
+        if value is None:
+            raise ExportError(f"{self._where} lacks {name}: is it the config of this model?")
+        return value

@@ -1,0 +1,139 @@
+"""A bundle against what it was made from: torch where it is installed, else the other dialect's graph."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torchless.bundle import Bundle, Graph, Manifest, Pooling, read_bundle
+from torchless.errors import ExportError
+from torchless.probe import TOLERANCE, Float, Probe, largest, max_error, record, run_probe
+from torchless.writing import seal
+
+if TYPE_CHECKING:
+    from torchless.export import Plan
+    from torchless.export.builder import Dialect
+    from torchless.export.sources import Source
+
+AUTO = {
+    "text-generation": "AutoModelForCausalLM",
+    "text-classification": "AutoModelForSequenceClassification",
+    "fill-mask": "AutoModelForMaskedLM",
+    "feature-extraction": "AutoModel",
+}
+
+
+def check_export(folder: Path, source: Source, plan: Plan) -> dict[str, Any]:
+    """Compare every graph in the sealed `folder` with its source; the parity record, or an ExportError."""
+    bundle = read_bundle(folder)
+    probe = Probe.make(bundle.manifest, segments=int(source.config.get("type_vocab_size") or 1))
+    if has_torch():
+        against, reference = _torch_name(), run_torch(source, plan.task, plan.pooling, probe)
+    else:
+        against, reference = _other_dialect(bundle, source, plan, probe)
+    worst, outputs = 0.0, reference
+    for graph in bundle.manifest.graphs:
+        outputs = run_probe(bundle, graph, probe)
+        error = max_error(outputs, reference)
+        worst = max(worst, error)
+        if not error <= TOLERANCE * max(1.0, largest(reference)):
+            raise ExportError(
+                f"{graph.file} differs from {against} by {error:.2g}: this checkpoint is not exported as it "
+                "stands, please report its config.json"
+            )
+    return record(against, probe, outputs, worst)
+
+
+def compare(bundle: Bundle, checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
+    """Run `bundle` and the checkpoint in torch on the probe; the parity record, whatever the error.
+
+    Raises ExportError where torch and transformers are missing.
+    """
+    if not has_torch():
+        raise ExportError("comparing with a checkpoint needs torch: pip install 'torchless[export,torch]'")
+    from torchless.export.sources import open_source
+
+    source = open_source(checkpoint, bundle.file("tokenizer.json") if bundle.has("tokenizer.json") else None)
+    probe = Probe.make(bundle.manifest, segments=int(source.config.get("type_vocab_size") or 1), seed=1)
+    reference = run_torch(source, bundle.manifest.task, bundle.manifest.pooling, probe)
+    outputs = run_probe(bundle, bundle.manifest.graphs[0], probe)
+    return record(_torch_name(), probe, outputs, max_error(outputs, reference))
+
+
+def has_torch() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
+
+
+def run_torch(source: Source, task: str, pooling: Pooling | None, probe: Probe) -> list[Float]:
+    """What the original model computes for each row alone, in float32, shaped as run_probe has it."""
+    import torch
+
+    model = _torch_model(source, task)
+    outputs: list[Float] = []
+    with torch.no_grad():
+        for ids, types in zip(probe.input_ids, probe.token_type_ids, strict=True):
+            given = {"input_ids": torch.tensor([ids])}
+            if task != "text-generation":
+                given["token_type_ids"] = torch.tensor([types])
+            answer = model(**given)
+            if task == "feature-extraction":
+                outputs.append(_pooled(answer.last_hidden_state[0].numpy(), pooling))
+            else:
+                outputs.append(answer.logits[0].numpy())
+    return outputs
+
+
+def _torch_model(source: Source, task: str) -> Any:
+    import torch
+    import transformers
+
+    if source.module is not None:
+        model = copy.deepcopy(source.module).to("cpu", torch.float32)
+        if task == "feature-extraction" and hasattr(model, "base_model"):
+            model = model.base_model
+        return model.eval()
+    quiet = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        kind = getattr(transformers, AUTO[task])
+        return kind.from_pretrained(str(source.folder), dtype=torch.float32, local_files_only=True).eval()
+    finally:
+        transformers.utils.logging.set_verbosity(quiet)
+
+
+def _pooled(tokens: Float, pooling: Pooling | None) -> Float:
+    """[S,D] -> [D], the reference in numpy for pooling.pool."""
+    assert pooling is not None
+    vector = tokens[0] if pooling.mode == "cls" else tokens.mean(axis=0)
+    length = max(float(np.linalg.norm(vector)), 1e-12) if pooling.normalize else 1.0
+    result: Float = vector / np.float32(length)
+    return result
+
+
+def _torch_name() -> str:
+    import torch
+    import transformers
+
+    return f"transformers {transformers.__version__} on torch {torch.__version__}"
+
+
+def _other_dialect(bundle: Bundle, source: Source, plan: Plan, probe: Probe) -> tuple[str, list[Float]]:
+    from torchless.export import DIALECTS, write_graph
+
+    have = {graph.dialect for graph in bundle.manifest.graphs}
+    other: Dialect = "standard" if "fused" in have else "fused"
+    with tempfile.TemporaryDirectory(prefix="torchless-") as scratch:
+        folder = Path(scratch)
+        facts = write_graph(source, plan, other, folder)
+        graph = Graph(DIALECTS[other][0], other, "fp32", ("cpu",))
+        seal(
+            folder,
+            Manifest(plan.family, plan.task, facts.context_length, facts.vocab_size, (graph,), cache=facts.cache),
+        )
+        outputs = run_probe(read_bundle(folder), graph, probe)
+    return f"the {other} dialect in onnxruntime (torch was not installed)", outputs

@@ -1,0 +1,165 @@
+"""What models are built of: embedding, norm, linear, attention, feed-forward, each in both dialects.
+
+Letters: B rows of the batch, S tokens given, C slots of the cache, H heads, E size of a head, D hidden size,
+K rows asked for, V vocabulary. Sums and biases stay pending until a fused operator can take them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from torchless.errors import ExportError
+from torchless.export.builder import CONTRIB, Builder, Value
+from torchless.export.weights import Float, Weights
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+@dataclass
+class Sum:
+    """left + right + bias, not yet added: a norm that follows adds them in the same operator."""
+
+    left: Value
+    right: Value
+    bias: Value = ""
+    value: Value = ""  # once it has been computed
+
+
+@dataclass
+class Biased:
+    """product + bias, not yet added: an activation or a sum that follows takes the bias along."""
+
+    product: Value
+    bias: Value = ""
+
+
+Pending = Value | Sum | Biased
+
+
+def settle(b: Builder, x: Pending) -> Value:
+    """The plain value, with whatever is pending added now."""
+    if isinstance(x, Biased):
+        return b.op("Add", x.product, x.bias) if x.bias else x.product
+    if isinstance(x, Sum):
+        if not x.value:
+            x.value = b.op("Add", x.left, settle(b, Biased(x.right, x.bias)))
+        return x.value
+    return x
+
+
+def add(b: Builder, x: Pending, y: Pending) -> Sum:
+    """x + y, left to the norm that follows. Only y may carry a bias."""
+    branch = y if isinstance(y, Biased) else Biased(settle(b, y))
+    return Sum(settle(b, x), branch.product, branch.bias)
+
+
+def embed(b: Builder, name: str, table: Float, ids: Value) -> Value:
+    """Rows of table [V,D] by ids [B,S] -> [B,S,D]."""
+    return b.op("Gather", b.weight(name, table), ids, axis=0)
+
+
+def norm(b: Builder, x: Pending, w: Weights, size: int, eps: float) -> Value:
+    """Layer normalization over the last axis (Ba et al., 2016), [..,D] -> [..,D]."""
+    gamma = b.weight(w.name("weight"), w.shaped("weight", size))
+    beta = b.weight(w.name("bias"), w.shaped("bias", size))
+    if b.fused and isinstance(x, Sum) and not x.value:
+        normed, _, _, x.value = b.ops(
+            "SkipLayerNormalization", x.left, x.right, gamma, beta, x.bias,
+            outputs=4, domain=CONTRIB, epsilon=eps,
+        )  # fmt: skip
+        return normed
+    return b.op("LayerNormalization", settle(b, x), gamma, beta, axis=-1, epsilon=eps)
+
+
+def linear(b: Builder, x: Value, w: Weights, inputs: int, outputs: int) -> Biased:
+    """torch's Linear: weight [outputs, inputs], transposed here, once. [..,inputs] -> [..,outputs]."""
+    matrix = b.weight(w.name("weight"), w.shaped("weight", outputs, inputs).T)
+    bias = b.weight(w.name("bias"), w.shaped("bias", outputs)) if "bias" in w else ""
+    return Biased(b.op("MatMul", x, matrix), bias)
+
+
+def conv1d(b: Builder, x: Value, w: Weights, inputs: int, outputs: int) -> Biased:
+    """GPT's Conv1D: a linear layer whose weight is stored [inputs, outputs]. [..,inputs] -> [..,outputs]."""
+    matrix = b.weight(w.name("weight"), w.shaped("weight", inputs, outputs))
+    return Biased(b.op("MatMul", x, matrix), b.weight(w.name("bias"), w.shaped("bias", outputs)))
+
+
+def project(b: Builder, x: Value, name: str, table: Float) -> Value:
+    """x [..,D] times the transpose of table [V,D] -> [..,V]; a tied head reads the embedding's own table."""
+    matrix = b.weight(name, table)
+    if b.fused:
+        return b.op("FusedMatMul", x, matrix, domain=CONTRIB, transB=1)
+    return b.op("MatMul", x, b.op("Transpose", matrix, perm=[1, 0]))
+
+
+def pick_rows(b: Builder, x: Value, positions: Value) -> Value:
+    """x [B,S,D] at positions [B,K] -> [B,K,D]."""
+    return b.op("GatherND", x, b.op("Unsqueeze", positions, b.constant([2], np.int64)), batch_dims=1)
+
+
+def activate(b: Builder, x: Biased, name: str) -> Value:
+    """The activation that Hugging Face knows by this name, [..,N] -> [..,N]."""
+    if name not in ACTIVATIONS:
+        known = ", ".join(sorted(ACTIVATIONS))
+        raise ExportError(f"config.json: the activation {name!r} is not supported (supported: {known})")
+    if b.fused and name in TANH_GELUS:
+        return b.op("FastGelu", x.product, x.bias, domain=CONTRIB)
+    if b.fused and name in ERF_GELUS and x.bias:
+        return b.op("BiasGelu", x.product, x.bias, domain=CONTRIB)
+    return ACTIVATIONS[name](b, settle(b, x))
+
+
+def _number(b: Builder, value: float) -> Value:
+    return b.constant(value, np.float32)
+
+
+def _erf_gelu(b: Builder, x: Value) -> Value:
+    """x/2 (1 + erf(x / sqrt 2)) (Hendrycks and Gimpel, 2016)."""
+    erf = b.op("Erf", b.op("Div", x, _number(b, 2**0.5)))
+    return b.op("Mul", b.op("Mul", x, _number(b, 0.5)), b.op("Add", erf, _number(b, 1)))
+
+
+def _tanh_gelu(b: Builder, x: Value) -> Value:
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), the same paper's approximation."""
+    cube = b.op("Mul", b.op("Mul", x, x), b.op("Mul", x, _number(b, 0.044715)))
+    tanh = b.op("Tanh", b.op("Mul", b.op("Add", x, cube), _number(b, (2 / np.pi) ** 0.5)))
+    return b.op("Mul", b.op("Mul", x, _number(b, 0.5)), b.op("Add", tanh, _number(b, 1)))
+
+
+def _sigmoid_times(alpha: float) -> Callable[[Builder, Value], Value]:
+    def build(b: Builder, x: Value) -> Value:
+        inner = x if alpha == 1 else b.op("Mul", x, _number(b, alpha))
+        return b.op("Mul", x, b.op("Sigmoid", inner))
+
+    return build
+
+
+def _relu_squared(b: Builder, x: Value) -> Value:
+    y = b.op("Relu", x)
+    return b.op("Mul", y, y)
+
+
+def _mish(b: Builder, x: Value) -> Value:
+    return b.op("Mul", x, b.op("Tanh", b.op("Softplus", x)))
+
+
+TANH_GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh")
+ERF_GELUS = ("gelu", "gelu_python")
+ACTIVATIONS: dict[str, Callable[[Builder, Value], Value]] = {
+    **dict.fromkeys(TANH_GELUS, _tanh_gelu),
+    **dict.fromkeys(ERF_GELUS, _erf_gelu),
+    "gelu_10": lambda b, x: b.op("Clip", _erf_gelu(b, x), _number(b, -10), _number(b, 10)),
+    "leaky_relu": lambda b, x: b.op("LeakyRelu", x, alpha=0.01),
+    "linear": lambda b, x: x,
+    "mish": _mish,
+    "quick_gelu": _sigmoid_times(1.702),
+    "relu": lambda b, x: b.op("Relu", x),
+    "relu2": _relu_squared,
+    "relu6": lambda b, x: b.op("Clip", x, _number(b, 0), _number(b, 6)),
+    "sigmoid": lambda b, x: b.op("Sigmoid", x),
+    "silu": _sigmoid_times(1),
+    "swish": _sigmoid_times(1),
+    "tanh": lambda b, x: b.op("Tanh", x),
+}

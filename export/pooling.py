@@ -1,0 +1,70 @@
+"""From token vectors to one sentence vector, inside the graph (Reimers and Gurevych, 2019)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torchless.bundle import Pooling
+from torchless.errors import ExportError
+from torchless.export.builder import Builder, Value
+
+MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls": "cls",
+    "pooling_mode_mean": "mean",
+}
+
+
+def pool(b: Builder, x: Value, mask: Value, pooling: Pooling) -> Value:
+    """x [B,S,D], mask int64 [B,S] -> [B,D]."""
+    if pooling.mode == "cls":
+        sentence = b.op("Gather", x, b.constant(0, np.int64), axis=1)
+    elif pooling.mode == "mean":
+        weight = b.op("Unsqueeze", b.op("Cast", mask, to=1), b.constant([2], np.int64))  # [B,S,1]
+        axis = b.constant([1], np.int64)
+        total = b.op("ReduceSum", b.op("Mul", x, weight), axis, keepdims=0)
+        count = b.op("ReduceSum", weight, axis, keepdims=0)
+        sentence = b.op("Div", total, b.op("Max", count, b.constant(1e-9, np.float32)))
+    else:
+        raise ExportError(f"the pooling {pooling.mode!r} is not supported (supported: mean, cls)")
+    if not pooling.normalize:
+        return sentence
+    length = b.op("ReduceL2", sentence, b.constant([1], np.int64), keepdims=1)
+    return b.op("Div", sentence, b.op("Max", length, b.constant(1e-12, np.float32)))
+
+
+def read_pooling(folder: Path) -> tuple[Pooling, int | None] | None:
+    """Pooling and the longest input that sentence-transformers' modules.json asks for, or None without one."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return None
+    pooling, limit = Pooling("mean", normalize=False), None
+    for module in _read(path):
+        kind, where = str(module.get("type", "")).rsplit(".", 1)[-1], folder / str(module.get("path", ""))
+        if kind == "Transformer":
+            limits = where / "sentence_bert_config.json"
+            limit = _read(limits).get("max_seq_length") if limits.is_file() else None
+        elif kind == "Pooling":
+            settings = _read(where / "config.json")
+            modes = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True]
+            if "pooling_mode" in settings:  # the form of sentence-transformers 5.4 and later
+                modes = [f"pooling_mode_{settings['pooling_mode']}"]
+            if len(modes) != 1 or modes[0] not in MODES:
+                raise ExportError(f"{where / 'config.json'}: {', '.join(modes) or 'no mode'} is not supported")
+            pooling = Pooling(MODES[modes[0]], pooling.normalize)
+        elif kind == "Normalize":
+            pooling = Pooling(pooling.mode, normalize=True)
+        else:
+            raise ExportError(f"{path}: the module {kind!r} is not supported (Transformer, Pooling, Normalize)")
+    return pooling, limit
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} cannot be read ({error})") from None

@@ -1,0 +1,102 @@
+"""torchless: run GPT and BERT without torch. `load` opens a bundle and returns its task's class."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from torchless.errors import (
+    BundleError,
+    ContextLengthError,
+    ExportError,
+    GenerationError,
+    InputError,
+    ProviderError,
+    QuantizationError,
+    TokenizerError,
+    TorchlessError,
+)
+from torchless.version import __version__
+
+if TYPE_CHECKING:
+    from torchless.tasks.embedding import Embedding
+    from torchless.tasks.fill_mask import Candidate, FillMask
+    from torchless.tasks.text_classification import Classification, TextClassification
+    from torchless.tasks.text_generation import Generation, Score, TextGeneration
+
+# Where each public name lives: numpy and onnxruntime are imported with the first model, not before.
+_NAMES = {
+    "Candidate": "fill_mask",
+    "Classification": "text_classification",
+    "Embedding": "embedding",
+    "FillMask": "fill_mask",
+    "Generation": "text_generation",
+    "Score": "text_generation",
+    "TextClassification": "text_classification",
+    "TextGeneration": "text_generation",
+}
+TASKS = {
+    "text-generation": "TextGeneration",
+    "text-classification": "TextClassification",
+    "fill-mask": "FillMask",
+    "feature-extraction": "Embedding",
+}
+
+__all__ = [
+    "BundleError",
+    "Candidate",
+    "Classification",
+    "ContextLengthError",
+    "Embedding",
+    "ExportError",
+    "FillMask",
+    "Generation",
+    "GenerationError",
+    "InputError",
+    "ProviderError",
+    "QuantizationError",
+    "Score",
+    "TextClassification",
+    "TextGeneration",
+    "TokenizerError",
+    "TorchlessError",
+    "__version__",
+    "load",
+]
+
+
+def load(
+    bundle: str | os.PathLike[str],
+    *,
+    provider: str = "cpu",
+    threads: int | None = None,
+    spin: bool = False,
+    dialect: str | None = None,
+    verify: bool = False,
+) -> Any:
+    """Open a bundle: a TextGeneration, TextClassification, FillMask or Embedding, by the bundle's task.
+
+    provider: "cpu", or "auto" for the best one that is here. threads: for one operator, by default one a
+    physical core. spin: let idle threads busy-wait between calls. dialect: "fused" or "standard", by default
+    the first that suits the provider. verify: hash the weights too, not only everything else.
+
+    Raises BundleError for a folder that is not a sound bundle, ProviderError for a provider that cannot run.
+    """
+    from torchless.bundle import read_bundle
+    from torchless.model import Settings
+
+    opened = read_bundle(bundle, verify=verify)
+    task = opened.manifest.task
+    if task not in TASKS:
+        raise BundleError(
+            f"{opened.path} is for the task {task!r}, which this torchless does not know: upgrade torchless"
+        )
+    kind = __getattr__(TASKS[task])
+    return kind(opened, Settings(provider, threads, spin, dialect))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"torchless.tasks.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'torchless' has no attribute {name!r}")

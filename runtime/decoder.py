@@ -1,0 +1,193 @@
+"""One step of a decoder over a cache of keys and values that the graph writes in place (docs/graph.md).
+
+Letters: B rows, S tokens given, K rows of logits asked for, V vocabulary, H heads, C slots, E size of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torchless.bundle import EXPORT_AGAIN, Bundle
+from torchless.errors import BundleError, ContextLengthError, GenerationError, InputError
+from torchless.session import bind, require
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+Float = npt.NDArray[np.float32]
+
+CHUNK = 256  # tokens of a prompt a step: as fast as all at once, and memory stays bounded
+GROWTH = 256  # slots that the cache grows by
+
+
+class KVCache:
+    """Keys and values of several rows, float32 [layers, 2, B, H, C, E], and each row's length.
+
+    It grows by steps of GROWTH slots up to the context. Rows that are done are dropped, and cost nothing more.
+    """
+
+    def __init__(self, layers: int, rows: int, heads: int, head_size: int, limit: int) -> None:
+        self.limit = limit
+        self.lengths = np.zeros(rows, np.int64)
+        self.capacity = 0
+        self._shape = (layers, 2, rows, heads, 0, head_size)
+        self._data: Float = np.zeros(self._shape, np.float32)
+
+    @property
+    def rows(self) -> int:
+        return len(self.lengths)
+
+    def reserve(self, slots: int) -> bool:
+        """Make room for `slots` tokens a row; True if the buffer has moved."""
+        if slots <= self.capacity:
+            return False
+        if slots > self.limit:
+            raise ContextLengthError(f"{slots:,} tokens do not fit the model's context of {self.limit:,}")
+        grown = min(-(-slots // GROWTH) * GROWTH, self.limit)
+        layers, two, _, heads, _, size = self._shape
+        data = np.zeros((layers, two, self.rows, heads, grown, size), np.float32)
+        filled = int(self.lengths.max(initial=0))
+        data[..., :filled, :] = self._data[:, :, : self.rows, :, :filled, :]
+        self._data, self.capacity = data, grown
+        return True
+
+    def drop(self, row: int) -> None:
+        """Forget a row; the last row takes its place."""
+        last = self.rows - 1
+        filled = int(self.lengths[last])
+        if row != last:
+            self._data[:, :, row, :, :filled, :] = self._data[:, :, last, :, :filled, :]
+            self.lengths[row] = self.lengths[last]
+        self.lengths = self.lengths[:last]
+
+    def layers(self, first: int, last: int) -> list[tuple[Float, Float]]:
+        """Views [last-first, H, C, E] of keys and values by layer, contiguous, as the graph takes them."""
+        return [(layer[0, first:last], layer[1, first:last]) for layer in self._data]
+
+
+class Decoder:
+    """The session of a decoder graph. It holds no text's state, so threads share it; each brings a KVCache."""
+
+    def __init__(self, session: ort.InferenceSession, bundle: Bundle) -> None:
+        manifest = bundle.manifest
+        if manifest.cache is None:
+            raise BundleError(f"{bundle.path}: the manifest has no cache layout: {EXPORT_AGAIN}")
+        self.session = session
+        self.layout = manifest.cache
+        self.context_length = manifest.context_length
+        self.vocab_size = manifest.vocab_size
+        self._past = [
+            (f"past_key_values.{i}.{kind}", f"present.{i}.{kind}")
+            for i in range(self.layout.layers)
+            for kind in ("key", "value")
+        ]
+        require(
+            session,
+            bundle,
+            [*INPUTS, *(past for past, _ in self._past)],
+            ["logits", *(present for _, present in self._past)],
+        )
+
+    def new_cache(self, rows: int = 1) -> KVCache:
+        layout = self.layout
+        return KVCache(layout.layers, rows, layout.heads, layout.head_size, self.context_length)
+
+    def extend(
+        self, cache: KVCache, ids: Sequence[int], *, row: int = 0, keep: Sequence[int] | None = None
+    ) -> Float:
+        """Append ids [S] to one row, in chunks, and return logits [K,V] at the positions in `keep`.
+
+        keep: indices into ids, ascending, by default the last one. The operator takes several tokens on a past
+        for one row at a time only, so rows are filled one by one and decoded together.
+        """
+        if not len(ids):
+            raise InputError("there are no tokens to extend the text with")
+        tokens = self.check_ids(ids)
+        wanted = np.asarray([len(ids) - 1] if keep is None else keep, np.int64)
+        past = int(cache.lengths[row])
+        cache.reserve(past + len(tokens))
+        logits: list[Float] = []
+        for start in range(0, len(tokens), CHUNK):
+            chunk = tokens[start : start + CHUNK]
+            here = wanted[(wanted >= start) & (wanted < start + len(chunk))] - start
+            step = Step(self, cache, row, row + 1, len(chunk), len(here))
+            step.input_ids[0] = chunk
+            step.logits_positions[0] = here
+            logits.append(step.run()[0])
+            cache.lengths[row] += len(chunk)
+        return np.concatenate(logits) if len(logits) > 1 else logits[0]
+
+    def stepper(self, cache: KVCache) -> Stepper:
+        return Stepper(self, cache)
+
+    def check_ids(self, ids: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """The ids as int64, or InputError for ids outside the vocabulary: the graph would read past its table."""
+        tokens = np.asarray(ids)
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+            raise InputError("token ids are a flat sequence of whole numbers")
+        if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
+            raise InputError(f"token ids must be from 0 to {self.vocab_size - 1:,}")
+        return tokens.astype(np.int64)
+
+
+INPUTS = ("input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_positions")
+
+
+class Step:
+    """Arrays bound to the session for rows first..last of a cache: fill input_ids, then run."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache, first: int, last: int, tokens: int, picked: int) -> None:
+        rows = last - first
+        self.input_ids = np.zeros((rows, tokens), np.int64)
+        self.position_ids = np.zeros((rows, tokens), np.int64)
+        self.seqlens_k = np.zeros(rows, np.int32)
+        self.total_sequence_length = np.zeros((), np.int32)
+        self.logits_positions = np.zeros((rows, picked), np.int64)
+        self.logits: Float = np.zeros((rows, picked, decoder.vocab_size), np.float32)
+        self._ahead = np.arange(tokens)
+        self._cache, self._first, self._last = cache, first, last
+        self._session = decoder.session
+        self._binding = decoder.session.io_binding()
+        for name in INPUTS:
+            self._binding.bind_ortvalue_input(name, bind(getattr(self, name)))
+        self._binding.bind_ortvalue_output("logits", bind(self.logits))
+        buffers = [buffer for layer in cache.layers(first, last) for buffer in layer]
+        for (past, present), buffer in zip(decoder._past, buffers, strict=True):
+            value = bind(buffer)  # one address as past and present: the graph appends in place
+            self._binding.bind_ortvalue_input(past, value)
+            self._binding.bind_ortvalue_output(present, value)
+
+    def run(self) -> Float:
+        """Logits [B,K,V], overwritten by the next run. The caller advances the cache's lengths."""
+        past = self._cache.lengths[self._first : self._last]
+        np.add(past[:, None], self._ahead, out=self.position_ids)
+        np.add(past, len(self._ahead) - 1, out=self.seqlens_k, casting="unsafe")
+        self.total_sequence_length[...] = past.max() + len(self._ahead)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise GenerationError(f"onnxruntime failed in a step: {str(error).splitlines()[0][:400]}") from error
+        return self.logits
+
+
+class Stepper:
+    """One token for every row of a cache, again and again; bound anew only when the buffer or the rows change."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+        self._decoder, self._cache = decoder, cache
+        self._step: Step | None = None
+        self._rows = 0
+
+    def __call__(self, tokens: Sequence[int]) -> Float:
+        """tokens [B] -> logits [B,V], valid until the next call."""
+        moved = self._cache.reserve(int(self._cache.lengths.max()) + 1)
+        if self._step is None or moved or self._rows != self._cache.rows:
+            self._rows = self._cache.rows
+            self._step = Step(self._decoder, self._cache, 0, self._rows, 1, 1)
+        self._step.input_ids[:, 0] = tokens
+        logits = self._step.run()[:, 0]
+        self._cache.lengths += 1
+        return logits

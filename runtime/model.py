@@ -1,0 +1,106 @@
+"""What every task's class has in common: it opens a bundle, closes with `with`, and pickles as its path."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torchless.bundle import Bundle, read_bundle
+from torchless.errors import InputError, TorchlessError
+from torchless.provider import choose_graph, choose_provider
+from torchless.session import open_session
+from torchless.text import TOKENIZER, Text, Tokenizer, check_length, tokenizer_of
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+    from tokenizers import Encoding
+    from typing_extensions import Self
+
+BATCH_SIZE = 16
+
+M = TypeVar("M", bound="Model")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a bundle is opened; everything that a pickled model needs besides the path."""
+
+    provider: str = "cpu"
+    threads: int | None = None
+    spin: bool = False
+    dialect: str | None = None
+
+
+class Model:
+    """An open bundle. Calls from several threads at once are safe: a session holds no text's state."""
+
+    def __init__(self, bundle: Bundle, settings: Settings) -> None:
+        self.bundle = bundle
+        self.settings = settings
+        self.provider = choose_provider(settings.provider)
+        self.graph = choose_graph(bundle, self.provider, settings.dialect)
+        self._session: ort.InferenceSession | None = open_session(
+            bundle, self.graph, self.provider, threads=settings.threads, spin=settings.spin
+        )
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        return tokenizer_of(self.bundle.file(TOKENIZER), self.bundle.has(TOKENIZER))
+
+    @property
+    def session(self) -> ort.InferenceSession:
+        if self._session is None:
+            raise TorchlessError(f"{self.bundle.path} was closed: load it again")
+        return self._session
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that fit, special ones included."""
+        return self.bundle.manifest.context_length
+
+    def close(self) -> None:
+        """Give the session's memory back; a call after that is an error."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reopen, (type(self), os.path.abspath(self.bundle.path), self.settings)
+
+    def __repr__(self) -> str:
+        manifest = self.bundle.manifest
+        return (
+            f"{type(self).__name__}({str(self.bundle.path)!r}, family={manifest.family!r}, "
+            f"precision={self.graph.precision!r}, provider={self.provider.name!r})"
+        )
+
+    def encode(self, text: Text, *, truncation: bool) -> Encoding:
+        """Ids with special tokens, cut to the context if truncation is asked for, else a ContextLengthError."""
+        encoding = self.tokenizer.encode(text)
+        if truncation and len(encoding.ids) > self.context_length:
+            return self.tokenizer.cut(text, self.context_length)
+        check_length(len(encoding.ids), self.context_length, advice="shorten it, or pass truncation=True")
+        return encoding
+
+
+def reopen(kind: type[M], path: str, settings: Settings) -> M:
+    return kind(read_bundle(Path(path)), settings)
+
+
+def texts_of(texts: Any) -> tuple[list[Text], bool]:
+    """A text, a pair or a list of them -> the list, and whether it was a single one."""
+    if isinstance(texts, str | tuple):
+        return [texts], True
+    if isinstance(texts, list):
+        return texts, False
+    raise InputError(f"expected a text or a list of texts, got {type(texts).__name__}")

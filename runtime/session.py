@@ -1,0 +1,108 @@
+"""One onnxruntime session: opened once, with thread and memory settings, shared by every call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torchless.bundle import EXPORT_AGAIN, Bundle, Graph
+from torchless.errors import BundleError, InputError, ProviderError
+from torchless.provider import Provider
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+INSTALL = "onnxruntime is not installed: pip install 'torchless[cpu]' (or 'torchless[gpu]' for CUDA)"
+
+
+def onnxruntime() -> Any:
+    """The module, or a ProviderError that says what to install."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ProviderError(f"{INSTALL} ({error})") from None
+    return onnxruntime
+
+
+def default_threads() -> int:
+    """0 lets onnxruntime take one thread a physical core; fewer where this process may use fewer.
+
+    A container's CPU quota and an affinity mask are invisible to onnxruntime, which would start a thread for
+    every core of the machine and make each wait for the others.
+    """
+    cores = os.cpu_count() or 1
+    allowed = cores
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        allowed = len(os.sched_getaffinity(0))
+        try:
+            quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+            if quota != "max":
+                allowed = min(allowed, max(1, round(int(quota) / int(period))))
+        except (OSError, ValueError):
+            pass
+    return allowed if allowed < cores else 0
+
+
+def open_session(
+    bundle: Bundle, graph: Graph, provider: Provider, *, threads: int | None = None, spin: bool = False
+) -> ort.InferenceSession:
+    """Open one graph of a bundle.
+
+    threads: for one operator; None or 0 for one a physical core. spin: let idle threads busy-wait between two
+    calls (a little faster in a tight loop, and a core burnt by a program that waits for its user).
+
+    Raises BundleError for a graph that this onnxruntime cannot read, ProviderError for a provider that did not
+    take it.
+    """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 0):
+        raise InputError(f"threads={threads!r}: give a whole number, 0 for one a physical core")
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors become exceptions; onnxruntime's warnings are about its own choices
+    options.intra_op_num_threads = threads or default_threads()
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # shapes change with every text, so no plan fits twice
+    if not spin:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    if graph.signed_int8:
+        from torchless.exactness import signed_int8_saturates
+
+        if signed_int8_saturates():
+            options.add_session_config_entry("session.x64quantprecision", "1")
+    path = bundle.file(graph.file)
+    try:
+        # enable_fallback would rebuild the session on the CPU and print instead of raising.
+        session = ort.InferenceSession(str(path), options, providers=[provider.ort_name], enable_fallback=False)
+    except Exception as error:  # onnxruntime's own classes differ by version
+        reason = str(error).strip().splitlines()[0][:400]
+        raise BundleError(
+            f"{path} cannot be opened by onnxruntime {ort.__version__}: {EXPORT_AGAIN}, or upgrade "
+            f"onnxruntime ({reason})"
+        ) from error
+    if session.get_providers()[0] != provider.ort_name:
+        raise ProviderError(f"{path} was not taken by {provider.ort_name}, only by {session.get_providers()}")
+    return session
+
+
+def require(session: ort.InferenceSession, bundle: Bundle, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Raise BundleError unless the graph has these inputs and outputs: a manifest that lies about its graph."""
+    have = {value.name for value in session.get_inputs()}, {value.name for value in session.get_outputs()}
+    missing = [name for name in inputs if name not in have[0]] + [name for name in outputs if name not in have[1]]
+    if missing:
+        raise BundleError(
+            f"the graph of {bundle.path} lacks {', '.join(missing)}, which {bundle.manifest.task} needs: "
+            f"{EXPORT_AGAIN}"
+        )
+
+
+def bind(array: npt.NDArray[Any]) -> ort.OrtValue:
+    """An OrtValue over the array's own memory: what is written to one is read from the other."""
+    return onnxruntime().OrtValue.ortvalue_from_numpy(array)
+
+
+def finite(logits: npt.NDArray[np.float32]) -> bool:
+    return bool(np.isfinite(logits).all())

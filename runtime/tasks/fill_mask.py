@@ -1,0 +1,83 @@
+"""fill-mask: a text with mask tokens in, the likeliest words for each of them out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Encoding
+from torchless.bundle import EXPORT_AGAIN, Bundle
+from torchless.encoder import Encoder
+from torchless.errors import BundleError, GenerationError, InputError
+from torchless.model import BATCH_SIZE, Model, Settings, texts_of
+from torchless.sampling import softmax
+
+Float = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One word for one mask: its probability, and the whole text with it filled in."""
+
+    token: str
+    token_id: int
+    score: float
+    sequence: str
+
+
+class FillMask(Model):
+    """Call it with a text that holds the tokenizer's mask token ([MASK] for BERT), or a list of texts."""
+
+    def __init__(self, bundle: Bundle, settings: Settings) -> None:
+        super().__init__(bundle, settings)
+        mask = bundle.manifest.special_tokens.get("mask")
+        if not isinstance(mask, int):
+            raise BundleError(f"{bundle.path}: the manifest names no mask token: {EXPORT_AGAIN}")
+        self.mask_token_id = mask
+        self._encoder = Encoder(self.session, bundle, "logits")
+
+    @property
+    def mask_token(self) -> str:
+        return self.tokenizer.fast.id_to_token(self.mask_token_id) or ""
+
+    def __call__(
+        self, texts: Any, *, top_k: int = 5, batch_size: int = BATCH_SIZE, truncation: bool = False
+    ) -> list[Any]:
+        """The top_k candidates for a text's mask, best first; a list of such lists if it has several masks.
+
+        For a list of texts, a list of these in order. Raises InputError for a text without a mask.
+        """
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise InputError(f"top_k={top_k!r}: give a whole number of 1 or more")
+        given, single = texts_of(texts)
+        self.session  # noqa: B018  (a closed model says so, also for an empty list)
+        encodings = [self.encode(text, truncation=truncation) for text in given]
+        for text, encoding in zip(given, encodings, strict=True):
+            if self.mask_token_id not in encoding.ids:
+                raise InputError(f"no {self.mask_token} in {str(text)[:60]!r}: mark the word to fill in with it")
+        results: list[Any] = [None] * len(given)
+        for index, logits in self._encoder(encodings, batch_size):
+            results[index] = self._fill(encodings[index], logits, top_k)
+        return results[0] if single else results
+
+    def _fill(self, encoding: Encoding, logits: Float, top_k: int) -> list[Any]:
+        masks = [i for i, token in enumerate(encoding.ids) if token == self.mask_token_id]
+        if not np.isfinite(logits[masks]).all():
+            raise GenerationError("the model's logits are not numbers: the bundle is damaged, export it again")
+        lists = []
+        for position in masks:
+            probabilities = softmax(logits[position])
+            best = np.argsort(-probabilities, kind="stable")[:top_k]
+            # Of several masks, the others stay as they are, so their mask tokens must not be skipped.
+            lists.append([self._candidate(encoding, position, int(i), probabilities, len(masks)) for i in best])
+        return lists[0] if len(masks) == 1 else lists
+
+    def _candidate(
+        self, encoding: Encoding, position: int, token: int, probabilities: Float, masks: int
+    ) -> Candidate:
+        ids = list(encoding.ids)
+        ids[position] = token
+        sequence = self.tokenizer.decode(ids, skip_special_tokens=masks == 1)
+        return Candidate(self.tokenizer.token(token), token, float(probabilities[token]), sequence)

@@ -1,0 +1,188 @@
+"""text-generation: a prompt in, the text that follows it out, whole or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+from torchless.bundle import Bundle
+from torchless.decoder import Decoder
+from torchless.errors import InputError
+from torchless.generation import FinishReason, GenerationConfig, decode
+from torchless.model import Model, Settings
+from torchless.sampling import log_softmax, softmax
+from torchless.text import TOKENIZER, IncrementalDecoder
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was added to one prompt (with return_full_text=True, the prompt and what was added)."""
+
+    text: str
+    token_ids: list[int] = field(repr=False)
+    finish_reason: FinishReason
+    prompt_tokens: int
+    logprobs: list[float] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-probabilities (natural logarithm) of a text's tokens, each given those before it."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-probability; NaN where there is nothing to predict."""
+        return float(np.exp(-np.mean(self.logprobs))) if self.logprobs else float("nan")
+
+
+class Stream(Iterator[str]):
+    """Pieces of text, as they become certain. Afterwards `result` holds the whole Generation."""
+
+    def __init__(self, pieces: Iterator[str | Generation]) -> None:
+        self._pieces = pieces
+        self.result: Generation | None = None
+
+    def __next__(self) -> str:
+        for piece in self._pieces:
+            if isinstance(piece, str):
+                return piece
+            self.result = piece
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop generating; `result` stays None."""
+        self._pieces.close()  # type: ignore[attr-defined]
+
+
+class TextGeneration(Model):
+    """Call it with a prompt, or a list of prompts: text, or token ids."""
+
+    def __init__(self, bundle: Bundle, settings: Settings) -> None:
+        super().__init__(bundle, settings)
+        self.decoder = Decoder(self.session, bundle)
+        eos = bundle.manifest.special_tokens.get("eos")
+        self.config = GenerationConfig.read(bundle.file("generation_config.json"), eos)
+
+    @overload
+    def __call__(self, prompt: str, *, return_full_text: bool = ..., **settings: Any) -> Generation: ...
+    @overload
+    def __call__(self, prompt: list[str], *, return_full_text: bool = ..., **settings: Any) -> list[Generation]: ...
+    @overload
+    def __call__(
+        self, prompt: Sequence[Any], *, return_full_text: bool = ..., **settings: Any
+    ) -> Generation | list[Generation]: ...
+
+    def __call__(
+        self, prompt: Any, *, return_full_text: bool = False, **settings: Any
+    ) -> Generation | list[Generation]:
+        """Generate: one Generation for a prompt, a list of them for a list of prompts, in order.
+
+        settings: those of GenerationConfig (max_new_tokens, temperature, top_k, top_p, seed, do_sample,
+        eos_token_id). Raises InputError for a prompt without tokens or a wrong setting, ContextLengthError if
+        prompt and max_new_tokens exceed the context, GenerationError for logits that are not numbers.
+        """
+        prompts, single = _prompts_of(prompt)
+        config = self.config.override(settings)
+        ids = [self.prompt_ids(one) for one in prompts]
+        new: list[list[int]] = [[] for _ in prompts]
+        reasons: list[FinishReason] = ["length"] * len(prompts)
+        for token in self._decode(ids, config):
+            new[token.prompt].append(token.id)
+            reasons[token.prompt] = token.finish_reason or reasons[token.prompt]
+        results = [
+            Generation(self._text(one, before, after, return_full_text), after, reason, len(before))
+            for one, before, after, reason in zip(prompts, ids, new, reasons, strict=True)
+        ]
+        return results[0] if single else results
+
+    def stream(self, prompt: Prompt, *, return_full_text: bool = False, **settings: Any) -> Stream:
+        """The same for one prompt, piece by piece: never half a character; joined they equal the whole text."""
+        prompts, single = _prompts_of(prompt)
+        if not single:
+            raise InputError("stream takes one prompt: call the model for a list of them")
+        config = self.config.override(settings)
+        ids = self.prompt_ids(prompts[0])
+        config.budget(len(ids), self.context_length)  # errors come now, not with the first piece
+        return Stream(self._pieces(prompts[0], ids, config, return_full_text))
+
+    def next_tokens(self, prompt: Prompt, *, top: int = 5) -> list[tuple[str, float]]:
+        """The likeliest next tokens with their probabilities, best first."""
+        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+            raise InputError(f"top={top!r}: give a whole number of 1 or more")
+        logits = self.decoder.extend(self.decoder.new_cache(), self._one(prompt))[-1]
+        probabilities = softmax(logits)
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        return [(self.tokenizer.token(int(token)), float(probabilities[token])) for token in best]
+
+    def score(self, text: Prompt) -> Score:
+        """Log-probability of every token after the first. Raises ContextLengthError past the context."""
+        ids = self._one(text)
+        logits = self.decoder.extend(self.decoder.new_cache(), ids, keep=range(len(ids) - 1))
+        chosen = log_softmax(logits)[np.arange(len(ids) - 1), ids[1:]]
+        return Score(ids[1:], chosen.tolist())
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt. Raises InputError for one without tokens, or with ids outside the vocabulary."""
+        ids = self.tokenizer.ids(prompt) if isinstance(prompt, str) else list(prompt)
+        if not ids:
+            raise InputError("the prompt is empty: give at least one token, such as the model's first token")
+        return [int(token) for token in self.decoder.check_ids(ids)]
+
+    def _one(self, prompt: Prompt) -> list[int]:
+        prompts, single = _prompts_of(prompt)
+        if not single:
+            raise InputError("give one text, not a list of them")
+        return self.prompt_ids(prompts[0])
+
+    def _decode(self, ids: list[list[int]], config: GenerationConfig) -> Iterator[Any]:
+        budgets = [config.budget(len(one), self.context_length) for one in ids]
+        samplers = [config.sampler() for _ in ids]
+        return decode(self.decoder, ids, samplers, budgets, frozenset(config.eos_token_id))
+
+    def _pieces(
+        self, prompt: Prompt, ids: list[int], config: GenerationConfig, full: bool
+    ) -> Iterator[str | Generation]:
+        text = IncrementalDecoder(self.tokenizer)
+        new: list[int] = []
+        reason: FinishReason = "length"
+        if full and (shown := self._text(prompt, ids, [], full=True)):
+            yield shown
+        for token in self._decode([ids], config):
+            new.append(token.id)
+            reason = token.finish_reason or reason
+            if piece := text.push(token.id):
+                yield piece
+        if piece := text.flush():
+            yield piece
+        yield Generation(self._text(prompt, ids, new, full), new, reason, len(ids))
+
+    def _text(self, prompt: Prompt, before: list[int], after: list[int], full: bool) -> str:
+        if not self.bundle.has(TOKENIZER):
+            return ""
+        text = self.tokenizer.decode(after)
+        if not full:
+            return text
+        return (prompt if isinstance(prompt, str) else self.tokenizer.decode(before)) + text
+
+
+def _prompts_of(prompt: Any) -> tuple[list[Prompt], bool]:
+    """A prompt or a list of prompts -> the list, and whether it was a single one."""
+    if isinstance(prompt, str):
+        return [prompt], True
+    if isinstance(prompt, np.ndarray):
+        prompt = prompt.tolist()
+    if isinstance(prompt, list | tuple):
+        if prompt and all(isinstance(item, int | np.integer) and not isinstance(item, bool) for item in prompt):
+            return [list(prompt)], True
+        if all(isinstance(item, str | list | tuple) for item in prompt):
+            return list(prompt), False
+    raise InputError(
+        f"expected a prompt (text or a list of token ids) or a list of prompts, got {type(prompt).__name__}"
+    )

@@ -1,0 +1,138 @@
+"""Text to token ids and back, whole or piece by piece as it is generated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Encoding
+from tokenizers import Tokenizer as FastTokenizer
+from torchless.errors import ContextLengthError, InputError, TokenizerError
+
+TOKENIZER = "tokenizer.json"
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what an unfinished UTF-8 sequence decodes to
+
+Text = str | tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """tokenizer.json, exactly as trained; cutting and padding that it may ask for are left to the caller."""
+
+    fast: FastTokenizer
+    path: Path
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Tokenizer:
+        try:
+            fast = FastTokenizer.from_str(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise TokenizerError(
+                f"{path} is missing: export the checkpoint again with its tokenizer.json"
+            ) from None
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(f"{path} is not a tokenizer of the tokenizers library ({error})") from None
+        fast.no_truncation()
+        fast.no_padding()
+        return cls(fast, Path(path))
+
+    def encode(self, text: Text, *, special_tokens: bool = True) -> Encoding:
+        """A text, or a pair of texts, with the special tokens of the tokenizer's template.
+
+        Raises InputError for anything else, and for text with lone surrogates.
+        """
+        first, second = check_pair(text) if isinstance(text, tuple) else (check_text(text), None)
+        try:
+            return self.fast.encode(first, second, add_special_tokens=special_tokens)
+        except Exception as error:
+            raise TokenizerError(f"{self.path} cannot encode this text ({error})") from None
+
+    def cut(self, text: Text, limit: int) -> Encoding:
+        """The same, cut to `limit` tokens from its end (of a pair, from the longer one), special ones kept."""
+        cutter = FastTokenizer.from_str(self.fast.to_str())  # a copy: the setting is global, threads share it
+        try:
+            cutter.enable_truncation(limit)
+        except Exception as error:
+            raise TokenizerError(f"{self.path} cannot cut to {limit} tokens ({error})") from None
+        return Tokenizer(cutter, self.path).encode(text)
+
+    def ids(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        return list(self.encode(text, special_tokens=special_tokens).ids)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        try:
+            return self.fast.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        except OverflowError:
+            raise InputError("token ids are whole numbers of 0 or more") from None
+
+    def token(self, token_id: int) -> str:
+        """The token as text: a piece of a word keeps its leading space, where its tokenizer has one."""
+        text = self.decode([token_id], skip_special_tokens=False)
+        return text if text else (self.fast.id_to_token(token_id) or "")
+
+
+class IncrementalDecoder:
+    """Token ids in, text out, never half a character; the pieces joined equal the ids decoded at once.
+
+    A token's text can depend on those before it (leading spaces, split UTF-8 sequences), so each piece is the
+    difference of two decodings that begin at the same earlier token.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._start = 0  # where both decodings begin
+        self._shown = 0  # ids whose text has been given out
+
+    def push(self, token_id: int) -> str:
+        """The text that has become certain with this token, often "" within a character."""
+        self._ids.append(token_id)
+        text = self._tokenizer.decode(self._ids[self._start :])
+        if text.endswith(INCOMPLETE):
+            return ""
+        return self._emit(text)
+
+    def flush(self) -> str:
+        """What is left at the end, an unfinished character as U+FFFD."""
+        return self._emit(self._tokenizer.decode(self._ids[self._start :]))
+
+    def _emit(self, text: str) -> str:
+        before = self._tokenizer.decode(self._ids[self._start : self._shown])
+        self._start, self._shown = self._shown, len(self._ids)
+        return text[len(before) :]
+
+
+def check_text(text: object) -> str:
+    """The text itself, or InputError: None, bytes and numbers are mistakes, lone surrogates cannot be encoded."""
+    if not isinstance(text, str):
+        raise InputError(f"expected text, got {type(text).__name__}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the text holds a lone surrogate at character {error.start}: decode the bytes that it came from "
+            "with errors='replace'"
+        ) from None
+    return text
+
+
+def check_pair(pair: tuple[object, ...]) -> tuple[str, str]:
+    if len(pair) != 2:
+        raise InputError(f"expected a pair of texts, got a tuple of {len(pair)}: give several texts as a list")
+    return check_text(pair[0]), check_text(pair[1])
+
+
+def check_length(length: int, limit: int, *, advice: str) -> None:
+    if length > limit:
+        raise ContextLengthError(f"the text has {length:,} tokens, the model takes {limit:,}: {advice}")
+
+
+def tokenizer_of(path: Path, present: bool) -> Tokenizer:
+    """The bundle's tokenizer, or a TokenizerError that says how a bundle gets one."""
+    if not present:
+        raise TokenizerError(
+            f"{path.parent} was exported without a tokenizer: pass token ids, or export again with tokenizer="
+        )
+    return Tokenizer.read(path)
