@@ -99,11 +99,13 @@ def _torch_model(source: Source, task: str) -> Any:
         return model.eval()
     quiet = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()  # a line for a load of milliseconds
     try:
         kind = getattr(transformers, AUTO[task])
         return kind.from_pretrained(str(source.folder), dtype=torch.float32, local_files_only=True).eval()
     finally:
         transformers.utils.logging.set_verbosity(quiet)
+        transformers.utils.logging.enable_progress_bar()
 
 
 def _pooled(tokens: Float, pooling: Pooling | None) -> Float:

@@ -1,0 +1,53 @@
+"""The command `torchless`: one file a subcommand, each with `add(commands)` and a function that runs it.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 a TorchlessError, 2 wrong
+usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from torchless.cli import doctor, export, inspect, quantize, run, verify
+from torchless.errors import TorchlessError
+from torchless.version import __version__
+
+COMMANDS = (export, quantize, run, inspect, verify, doctor)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="torchless",
+        description="Run GPT and BERT without torch: export a checkpoint, quantize it, and get answers from it.",
+        epilog="`torchless COMMAND --help` tells more about each command.",
+    )
+    top.add_argument("--version", action="version", version=f"torchless {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A pipe on Windows would fail at the first character outside its code page.
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+    args = parser().parse_args(arguments)
+    try:
+        args.act(args)
+        sys.stdout.flush()
+    except TorchlessError as error:
+        print(f"torchless: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ntorchless: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone (`| head`): nothing is left to say, and nothing may be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,5 @@
+import sys
+
+from torchless.cli import main
+
+sys.exit(main())

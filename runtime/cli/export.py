@@ -1,0 +1,60 @@
+"""torchless export CHECKPOINT OUT"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "export",
+        help="write a bundle from a checkpoint",
+        description="Write the bundle OUT from a checkpoint in Hugging Face layout (config.json, "
+        "model.safetensors, tokenizer.json), and compare it with torch where torch is installed.",
+    )
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the checkpoint")
+    command.add_argument("out", metavar="OUT", help="folder to write; it must not exist")
+    command.add_argument("--task", help="the head to export, by Hugging Face's name (default: the checkpoint's)")
+    command.add_argument(
+        "--dialect",
+        choices=("fused", "standard", "all"),
+        default="fused",
+        help="fused: onnxruntime's own operators, fastest (default); standard: plain ONNX; all: both",
+    )
+    command.add_argument("--exporter", choices=("direct",), default="direct", help="who writes the graph")
+    command.add_argument("--tokenizer", metavar="PATH", help="tokenizer.json, if the checkpoint has none")
+    command.add_argument(
+        "--pooling", choices=("mean", "cls"), help="for embeddings (default: modules.json's, or mean)"
+    )
+    command.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        help="for embeddings: length 1 (default: as modules.json says, or no)",
+    )
+    command.add_argument("--no-check", action="store_true", help="do not compare the bundle with its source")
+    command.add_argument("--overwrite", action="store_true", help="replace the bundle OUT")
+    command.set_defaults(act=act)
+
+
+def act(args: argparse.Namespace) -> None:
+    from torchless.bundle import read_bundle
+    from torchless.export import export
+
+    out = export(
+        args.checkpoint,
+        args.out,
+        task=args.task,
+        dialect=args.dialect,
+        tokenizer=args.tokenizer,
+        pooling=args.pooling,
+        normalize=args.normalize,
+        check=not args.no_check,
+        overwrite=args.overwrite,
+        progress=lambda line: print(f"{line} ...", file=sys.stderr),
+    )
+    bundle = read_bundle(out)
+    parity = bundle.manifest.parity
+    checked = f"; differs from {parity['against']} by at most {parity['max_abs_error']:.1e}" if parity else ""
+    print(f"{out}: {bundle.manifest.task}, {bundle.size / 1e6:.1f} MB{checked}")

@@ -1,0 +1,55 @@
+"""torchless inspect BUNDLE"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "inspect", help="what a bundle holds", description="Show what a bundle holds, without running it."
+    )
+    command.add_argument("bundle", metavar="BUNDLE")
+    command.add_argument("--json", action="store_true", help="the manifest as JSON")
+    command.set_defaults(act=act)
+
+
+def act(args: argparse.Namespace) -> None:
+    from torchless.bundle import read_bundle
+
+    bundle = read_bundle(args.bundle)
+    manifest = bundle.manifest
+    if args.json:
+        print(json.dumps(json.loads(manifest.to_json()), ensure_ascii=False))
+        return
+    rows = [
+        ("family", manifest.family),
+        ("task", manifest.task),
+        ("context", f"{manifest.context_length:,} tokens of a vocabulary of {manifest.vocab_size:,}"),
+    ]
+    if manifest.labels:
+        labels = ", ".join(manifest.labels[:8]) + (", ..." if len(manifest.labels) > 8 else "")
+        rows.append(("labels", f"{labels} ({manifest.problem_type})"))
+    if manifest.pooling:
+        rows.append(("pooling", manifest.pooling.mode + (", normalized" if manifest.pooling.normalize else "")))
+    if manifest.cache:
+        cache = manifest.cache
+        per_token = 2 * 4 * cache.layers * cache.heads * cache.head_size
+        rows.append(("cache", f"{cache.layers} layers of {cache.heads} heads of {cache.head_size}: "
+                              f"{per_token / 1024:.0f} KiB a token"))  # fmt: skip
+    for graph in manifest.graphs:
+        rows.append(
+            ("graph", f"{graph.file}: {graph.dialect}, {graph.precision}, for {', '.join(graph.providers)}")
+        )
+    if manifest.recipe:
+        rows.append(("recipe", str(manifest.recipe.get("name", ""))))
+    if manifest.parity:
+        error, against = manifest.parity.get("max_abs_error"), manifest.parity.get("against")
+        rows.append(("checked", f"differs from {against} by at most {error:.2g}"))
+    for name, entry in manifest.files.items():
+        rows.append(("file", f"{name}  {entry.size / 1e6:.3f} MB  sha256 {entry.sha256[:12]}..."))
+    rows.append(("size", f"{bundle.size / 1e6:.1f} MB, written by torchless {manifest.torchless}"))
+    for name, value in rows:
+        print(f"{name:9}{value}")
