@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from torchless.export.builder import CONTRIB, Builder, Value
 from torchless.export.parts import LOWEST, Biased, settle
 from torchless.export.weights import Float, Weights

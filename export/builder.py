@@ -9,9 +9,16 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+
 from torchless.errors import ExportError
+
+try:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+except ImportError as missing:
+    raise ExportError(
+        f"exporting needs onnx and safetensors: pip install 'torchless[export]' ({missing})"
+    ) from None
 
 Dialect = Literal["fused", "standard"]
 Value = str  # the name of a tensor in the graph; "" is an input that is left out

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from torchless.bundle import Bundle, Graph, Manifest, Pooling, read_bundle
 from torchless.errors import ExportError
 from torchless.probe import TOLERANCE, Float, Probe, largest, max_error, record, run_probe

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
 from torchless.errors import ExportError
 from torchless.export.builder import CONTRIB, Builder, Value
 from torchless.export.weights import Float, Weights

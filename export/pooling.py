@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.builder import Builder, Value

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
 from torchless.errors import ExportError
 from torchless.export.weights import Read, Weights
 

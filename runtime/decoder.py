@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.errors import BundleError, ContextLengthError, GenerationError, InputError
 from torchless.session import bind, require

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
+
 from torchless.bundle import Bundle
 from torchless.errors import InputError, TorchlessError
 from torchless.session import require

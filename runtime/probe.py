@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from torchless.bundle import EXPORT_AGAIN, Bundle, Graph, Manifest
 from torchless.decoder import Decoder
 from torchless.encoder import Encoder

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from torchless.errors import GenerationError
 
 Float = npt.NDArray[np.float32]

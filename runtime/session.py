@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
 from torchless.bundle import EXPORT_AGAIN, Bundle, Graph
 from torchless.errors import BundleError, InputError, ProviderError
 from torchless.provider import Provider

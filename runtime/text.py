@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
+
 from torchless.errors import ContextLengthError, InputError, TokenizerError
 
 TOKENIZER = "tokenizer.json"

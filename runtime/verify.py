@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from torchless.bundle import read_bundle
 from torchless.errors import BundleError
 from torchless.probe import TOLERANCE, Probe, run_probe, sample

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.attention import masked_attention

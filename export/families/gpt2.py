@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from torchless.bundle import CacheLayout, Pooling
 from torchless.errors import ExportError
 from torchless.export.attention import DecoderInputs, causal_attention, padded_head

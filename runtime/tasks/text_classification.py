@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
+
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, GenerationError, InputError

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
+
 from torchless.bundle import Bundle
 from torchless.decoder import Decoder
 from torchless.errors import InputError
