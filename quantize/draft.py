@@ -1,0 +1,116 @@
+"""An ONNX graph on its way to a new folder: nodes are replaced, weights go to a new data file at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from torchless.errors import QuantizationError
+
+ALIGNMENT = 4096  # a page: what memory-mapping needs
+INLINE = 1024  # bytes; smaller tensors stay in model.onnx, where shape inference can see them
+CONTRIB = "com.microsoft"
+EXPORT_AGAIN = "export it again"
+
+
+class Draft:
+    """The graph at `source`; its rewritten form is written by `save`.
+
+    Weights are never loaded into the protobuf, which could not hold more than 2 GB: old ones are mapped, new
+    ones written at once, and what no node reads any more is left out.
+    """
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self._source = source
+        self._target = target
+        self._data = target.with_name(f"{target.name}.data")
+        self._data.touch(exist_ok=False)
+        try:
+            self.model: Any = onnx.load(str(source), load_external_data=False)
+        except Exception as error:  # protobuf's own, which differs by version
+            raise QuantizationError(f"{source} is not an ONNX graph ({error}): {EXPORT_AGAIN}") from error
+        self.nodes: list[Any] = list(self.model.graph.node)
+        self.outputs = {value.name for value in self.model.graph.output}
+        self.input_ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in self.model.graph.input}
+        self.tensors: dict[str, Any] = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        self._replaced: dict[int, list[Any]] = {}
+        self._new: dict[str, Any] = {}
+
+    def readers(self) -> dict[str, list[Any]]:
+        """The nodes that read each value, a node once for every input that does."""
+        found: dict[str, list[Any]] = {}
+        for node in self.nodes:
+            for value in node.input:
+                found.setdefault(value, []).append(node)
+        return found
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """A weight of the source, mapped from its file and never to be written to."""
+        tensor = self.tensors[name]
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return np.asarray(numpy_helper.to_array(tensor))
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        path = self._source.parent / where.get("location", "")
+        if path.parent != self._source.parent or not path.is_file():
+            raise QuantizationError(f"{name} of {self._source} lies in {path}, outside: {EXPORT_AGAIN}")
+        dtype, shape = helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
+        offset, length = int(where.get("offset", 0)), int(np.prod(shape)) * dtype.itemsize
+        if offset < 0 or offset + length > path.stat().st_size:
+            raise QuantizationError(f"{name} lies behind the end of {path}: {EXPORT_AGAIN}")
+        return np.memmap(path, dtype, "r", offset, shape) if length else np.empty(shape, dtype)
+
+    def add(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Store a new weight and return its name; a second array under one name is not stored again."""
+        if name not in self._new:
+            if array.nbytes < INLINE:
+                self._new[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)  # 0-d stays so
+            else:
+                self._new[name] = self._external(name, array)
+        return name
+
+    def add_view(self, name: str, shape: tuple[int, ...], of: str) -> str:
+        """The bytes of a new weight under a second name and shape, for operators that want it otherwise."""
+        tensor = TensorProto()
+        tensor.CopyFrom(self._new[of])
+        tensor.name = name
+        del tensor.dims[:]
+        tensor.dims.extend(shape)
+        self._new[name] = tensor
+        return name
+
+    def replace(self, node: Any, nodes: Iterable[Any]) -> None:
+        self._replaced[id(node)] = list(nodes)
+
+    def save(self) -> None:
+        """Write the graph, with the weights that are still read, and close the data file."""
+        self.nodes = [new for old in self.nodes for new in self._replaced.get(id(old), [old])]
+        read = Counter(value for node in self.nodes for value in node.input)
+        for name in self.tensors:
+            if name in read:
+                self.add(name, self.array(name))
+        old = self.model.graph  # its value_info is left out: some of those values are gone
+        tensors = [tensor for name, tensor in self._new.items() if name in read]
+        graph = helper.make_graph(self.nodes, old.name, list(old.input), list(old.output), tensors)
+        self.model.graph.CopyFrom(graph)
+        if all(opset.domain != CONTRIB for opset in self.model.opset_import):
+            self.model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+        self._target.write_bytes(self.model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(str(self._target))
+
+    def _external(self, name: str, array: npt.NDArray[Any]) -> Any:
+        with self._data.open("ab") as stream:
+            stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
+            offset = stream.tell()
+            stream.write(np.asarray(array, order="C").data)
+        tensor = TensorProto(name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self._data.name), ("offset", offset), ("length", array.nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor

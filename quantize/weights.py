@@ -1,0 +1,77 @@
+"""float32 matrices to integers and scales: pure functions, each with the error bound that its test checks.
+
+K is the length that a product sums over, N the number of sums: columns are [K,N], rows [N,K].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from torchless.errors import QuantizationError
+
+Float = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+
+TINY = float(np.finfo(np.float32).tiny)  # a smaller scale is subnormal, and its reciprocal infinite
+BLOCKS = (256, 128, 64, 32, 16)  # what MatMulNBits and GatherBlockQuantized take
+
+
+def int8_columns(name: str, matrix: Float) -> tuple[npt.NDArray[np.int8], Float]:
+    """float32 [K,N] -> int8 [K,N] and scale [N], with |matrix - int8 * scale| <= scale / 2, -128 never used.
+
+    A column of zeros stays zero. NaN and infinity are a QuantizationError that bears the name.
+    """
+    _check_finite(name, matrix)
+    scale = np.maximum(np.abs(matrix).max(axis=0, initial=0) / 127, TINY).astype(np.float32)
+    codes = matrix / scale
+    np.rint(codes, out=codes)
+    # The division may round up to one too many where the scale was rounded down.
+    return np.clip(codes, -127, 127, out=codes).astype(np.int8), scale
+
+
+def blocks(name: str, rows: Float, bits: int, size: int) -> tuple[Bytes, Float]:
+    """float32 [N,K] -> codes uint8 [N,K/size,size*bits/8] and scale [N,K/size], K/size rounded up.
+
+    `unpack` gives back (code - 2**(bits-1)) * scale, which differs from the row by at most |scale| where
+    |scale| is the block's largest magnitude / 2**(bits-1), and by half of that for every value but one
+    opposite to the largest in sign and nearly as large. A block of zeros stays zero, and the padding of the
+    last block is zero. This is the layout of MatMulNBits with its default zero point: for 4 bits the earlier
+    value is in the lower half of the byte. NaN and infinity are a QuantizationError that bears the name.
+    """
+    _check_finite(name, rows)
+    count, length = rows.shape
+    padded = np.zeros((count, -(-length // size), size), np.float32)
+    padded.reshape(count, -1)[:, :length] = rows
+    middle = 1 << (bits - 1)
+    # The value of the largest magnitude, sign kept, becomes code 0: one more step than a symmetric range
+    # has, a fifth less squared error at 4 bits.
+    largest, smallest = padded.max(axis=-1), padded.min(axis=-1)
+    scale = np.where(largest > -smallest, largest, smallest) / -middle
+    scale[np.abs(scale) < TINY] = TINY
+    padded /= scale[..., None]
+    np.rint(padded, out=padded)
+    codes = (np.clip(padded, -middle, middle - 1, out=padded) + middle).astype(np.uint8)
+    if bits == 4:
+        codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return codes, scale.astype(np.float32)
+
+
+def unpack(codes: Bytes, scale: Float, bits: int, length: int) -> Float:
+    """The float32 [N,length] that `blocks` stands for."""
+    if bits == 4:
+        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)
+    values = (codes.astype(np.float32) - (1 << (bits - 1))) * scale[..., None]
+    return np.ascontiguousarray(values.reshape(len(codes), -1)[:, :length])
+
+
+def block_size(length: int, largest: int) -> int:
+    """The block, `largest` at most, that pads rows of this length least; of equals the largest."""
+    return min((size for size in BLOCKS if size <= largest), key=lambda size: (-length % size, -size))
+
+
+def _check_finite(name: str, matrix: npt.NDArray[Any]) -> None:
+    if not np.isfinite(matrix).all():
+        raise QuantizationError(f"{name} holds NaN or infinity, so its bundle is damaged: export a sound one")
