@@ -26,6 +26,7 @@ HERE = Path(__file__).parent
 RECIPES = ("int8", "int4")
 PROMPT = "The people of the United States"
 WINDOWS = 24  # of the GPT's whole context, for the perplexity
+LABELS = ("ham", "spam")  # what 0 and 1 mean in heldout-mails.jsonl
 ROUNDS = 5  # interleaved, for the speed; the median counts
 
 
@@ -117,7 +118,8 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=HERE / "out", help="where the bundles go")
     out: Path = arguments.parse_args().out
     text = (HERE / "data" / "heldout-sotu.txt").read_text(encoding="utf-8")
-    mails = [json.loads(line) for line in (HERE / "data" / "heldout-mails.jsonl").open(encoding="utf-8")]
+    lines = (HERE / "data" / "heldout-mails.jsonl").read_text(encoding="utf-8").strip().split("\n")
+    mails = [{"text": mail["text"], "label": LABELS[mail["label"]]} for mail in map(json.loads, lines)]
 
     print("exporting and quantizing ...", file=sys.stderr)
     gpts, berts = make_bundles("sotu-gpt", out), make_bundles("spam-bert", out)

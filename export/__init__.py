@@ -110,7 +110,8 @@ def _plan(source: Source, task: str | None, pooling: str | None, normalize: bool
         )
     module = importlib.import_module(f"torchless.export.families.{family}")
     heads: Mapping[str, str] = module.HEADS
-    architecture = (source.config.get("architectures") or [None])[0]
+    named = source.config.get("architectures")
+    architecture = str(named[0]) if isinstance(named, list) and named else "(none)"
     if task is None:
         if architecture not in heads:
             raise ExportError(
@@ -158,6 +159,8 @@ def _labels(config: Mapping[str, Any], facts: Facts) -> tuple[str, ...]:
         labels = tuple(by_id[i] for i in range(len(by_id)))
     except (AttributeError, KeyError, ValueError):
         raise ExportError("config.json: id2label does not number its labels 0, 1, 2, ...") from None
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise ExportError(f"config.json: id2label gives several labels the name {twice[0]!r}: make them differ")
     if len(labels) != columns:
         raise ExportError(f"config.json: id2label names {len(labels)} labels, the classifier has {columns}")
     return labels

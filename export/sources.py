@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer as FastTokenizer
 
 from torchless.errors import ExportError
 from torchless.export.weights import Read, Weights
@@ -90,7 +92,12 @@ def _tokenizer(given: object) -> bytes:
                 f"{path} is missing: write it with AutoTokenizer.from_pretrained(...).save_pretrained(folder), "
                 "or pass tokenizer="
             )
-        return path.read_bytes()
+        content = path.read_bytes()
+        try:
+            FastTokenizer.from_str(content.decode("utf-8"))
+        except Exception as error:  # the library raises bare Exception
+            raise ExportError(f"{path} is not a tokenizer of the tokenizers library ({error})") from None
+        return content
     fast = getattr(given, "backend_tokenizer", given)  # of transformers
     if not hasattr(fast, "to_str"):
         raise ExportError(
@@ -102,8 +109,11 @@ def _tokenizer(given: object) -> bytes:
 def _tensors(folder: Path) -> dict[str, Read]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
-        if any(os.path.basename(shard) != shard for shard in shards):
+        places = _read_json(index).get("weight_map")
+        if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+            raise ExportError(f"{index} has no weight_map from tensors to files: download it again")
+        shards = sorted(set(places.values()))
+        if any(re.search(r"[/\\:]|^\.*$", shard) for shard in shards):  # Windows' separators too
             raise ExportError(f"{index} names a file outside the folder: do not trust this checkpoint")
         return {name: read for shard in shards for name, read in _safetensors(folder / shard).items()}
     if (folder / "model.safetensors").is_file():
@@ -127,11 +137,19 @@ def _safetensors(path: Path) -> dict[str, Read]:
         raise ExportError(f"{path} is not a sound safetensors file ({error}): download it again") from None
 
     def read(name: str) -> Read:
-        if header[name]["dtype"] == "BF16":  # numpy has no such type
+        kind = header[name]["dtype"]
+        if kind == "BF16":  # numpy has no such type
             return lambda: _bfloat16(path, 8 + length, header[name])
+        if kind not in ("F64", "F32", "F16"):
+            return functools.partial(_refuse_type, path, name, kind)
         return functools.partial(file.get_tensor, name)
 
     return {name: read(name) for name in names}
+
+
+def _refuse_type(path: Path, name: str, kind: str) -> npt.NDArray[Any]:
+    """Called only for a tensor that the graph needs: buffers of whole numbers are never read."""
+    raise ExportError(f"{path}: {name} is {kind}: only float tensors of 16, 32 or 64 bits can be exported")
 
 
 def _bfloat16(path: Path, base: int, entry: Mapping[str, Any]) -> npt.NDArray[np.float32]:

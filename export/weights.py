@@ -59,6 +59,14 @@ class Weights:
             )
         return array
 
+    def check_copy(self, name: str, original: Float) -> None:
+        """A second copy of a tied tensor may be there, but must hold the same: else which one is meant?"""
+        if name in self and not np.array_equal(self[name], original):
+            raise ExportError(
+                f"{self._where}: config.json ties {self.name(name)} to another tensor, but their values differ: "
+                "set tie_word_embeddings to false if it is a tensor of its own, or remove it"
+            )
+
     def renamed(self, rules: Iterable[tuple[str, str]]) -> Weights:
         """The same tensors with old names rewritten by (pattern, replacement), for checkpoints of older days."""
         rules = list(rules)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ class Draft:
         self.input_ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in self.model.graph.input}
         self.tensors: dict[str, Any] = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self._replaced: dict[int, list[Any]] = {}
+        self._before: dict[str, list[Any]] = {}
         self._new: dict[str, Any] = {}
 
     def readers(self) -> dict[str, list[Any]]:
@@ -88,21 +88,32 @@ class Draft:
     def replace(self, node: Any, nodes: Iterable[Any]) -> None:
         self._replaced[id(node)] = list(nodes)
 
+    def before_readers(self, value: str, nodes: Iterable[Any]) -> None:
+        """Put nodes where the value is there and nothing has read it yet; only the first ones for a value."""
+        if value not in self._before:
+            self._before[value] = list(nodes)
+
     def save(self) -> None:
         """Write the graph, with the weights that are still read, and close the data file."""
-        self.nodes = [new for old in self.nodes for new in self._replaced.get(id(old), [old])]
-        read = Counter(value for node in self.nodes for value in node.input)
+        self.nodes = list(self._new_nodes())
+        read = {value for node in self.nodes for value in node.input}
         for name in self.tensors:
             if name in read:
                 self.add(name, self.array(name))
         old = self.model.graph  # its value_info is left out: some of those values are gone
-        tensors = [tensor for name, tensor in self._new.items() if name in read]
+        tensors = list(self._new.values())
         graph = helper.make_graph(self.nodes, old.name, list(old.input), list(old.output), tensors)
         self.model.graph.CopyFrom(graph)
         if all(opset.domain != CONTRIB for opset in self.model.opset_import):
             self.model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
         self._target.write_bytes(self.model.SerializeToString(deterministic=True))
         onnx.checker.check_model(str(self._target))
+
+    def _new_nodes(self) -> Iterator[Any]:
+        for node in self.nodes:
+            for value in node.input:
+                yield from self._before.pop(value, ())
+            yield from self._replaced.get(id(node), [node])
 
     def _external(self, name: str, array: npt.NDArray[Any]) -> Any:
         with self._data.open("ab") as stream:

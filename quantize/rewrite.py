@@ -17,6 +17,7 @@ from torchless.quantize.recipes import Blocks, Columns, Recipe, Scheme
 from torchless.quantize.weights import TINY, Float, block_size, blocks, int8_columns
 
 Role = Literal["body", "ends", "tables"]
+Way = Literal["table", "rows", "columns", ""]
 
 
 @dataclass(frozen=True)
@@ -53,48 +54,58 @@ class Report:
 
 def rewrite(draft: Draft, recipe: Recipe) -> Report:
     """Quantize every matrix of the draft as the recipe says."""
-    found = list(find_matrices(draft))
+    matrices, left = find_matrices(draft)
     done: list[tuple[Matrix, Scheme]] = []
-    quantized_rows: set[str] = set()
-    for matrix in (one for one in found if isinstance(one, Matrix)):
+    for matrix in matrices:
         scheme: Scheme = getattr(recipe, matrix.role)
         if isinstance(scheme, Blocks):
             scheme = to_blocks(draft, matrix, scheme)
         else:
-            to_columns(draft, matrix, quantized_rows)
+            to_columns(draft, matrix)
         done.append((matrix, scheme))
-    return Report(tuple(done), tuple(one for one in found if isinstance(one, Left)))
+    return Report(tuple(done), tuple(left))
 
 
-def find_matrices(draft: Draft) -> Iterator[Matrix | Left]:
-    """Every float initializer of two or more dimensions, in the graph's order."""
+def find_matrices(draft: Draft) -> tuple[list[Matrix], list[Left]]:
+    """The float initializers of two or more dimensions in order: those to quantize, and the others."""
     readers = draft.readers()
+    matrices: list[Matrix] = []
+    left: list[Left] = []
     for name, tensor in draft.tensors.items():
         shape = tuple(tensor.dims)
         if tensor.data_type != TensorProto.FLOAT or len(shape) < 2 or name not in readers:
             continue
-        ways = {_way(draft, node, name) for node in readers[name]}
-        if len(shape) > 2 or 0 in shape:
-            yield Left(name, shape, f"it has shape {list(shape)}, not rows and columns")
-        elif "" in ways:
-            kinds = sorted({node.op_type for node in readers[name] if not _way(draft, node, name)})
-            yield Left(name, shape, f"{' and '.join(kinds)} reads it, which has no quantized form")
-        elif "columns" in ways and len(ways) > 1:
-            yield Left(name, shape, "it is read as it lies and transposed")
-        else:
-            role: Role = "tables" if ways == {"table"} else "body"
-            if any(_at_an_end(draft, node, readers) for node in readers[name]):
-                role = "ends"
-            yield Matrix(name, (shape[0], shape[1]), role, "columns" not in ways, tuple(readers[name]))
+        nodes = tuple(readers[name])
+        ways = {_way(draft, node, name) for node in nodes}
+        if reason := _reason_to_leave(draft, name, shape, nodes, ways):
+            left.append(Left(name, shape, reason))
+            continue
+        role: Role = "tables" if ways == {"table"} else "body"
+        if any(_at_an_end(draft, node, readers) for node in nodes):
+            role = "ends"
+        matrices.append(Matrix(name, (shape[0], shape[1]), role, "columns" not in ways, nodes))
+    return matrices, left
 
 
-def to_columns(draft: Draft, matrix: Matrix, quantized_rows: set[str]) -> None:
+def _reason_to_leave(
+    draft: Draft, name: str, shape: tuple[int, ...], nodes: tuple[Any, ...], ways: set[Way]
+) -> str:
+    if len(shape) > 2 or 0 in shape:
+        return f"it has shape {list(shape)}, not rows and columns"
+    if "" in ways:
+        kinds = sorted({node.op_type for node in nodes if not _way(draft, node, name)})
+        return f"{' and '.join(kinds)} reads it, which has no quantized form"
+    if "columns" in ways and len(ways) > 1:
+        return "it is read as it lies and transposed"
+    return ""
+
+
+def to_columns(draft: Draft, matrix: Matrix) -> None:
     """Products with int8 columns: y = largest * (x / largest as uint8 around 128) @ int8 * scale.
 
     `largest` [..,1] is each row's own, so a row's result does not depend on the rows beside it. Rows that
-    several matrices read are quantized once; `quantized_rows` holds their names. A row of zeros gives zeros;
-    one of NaN, or with an infinity, gives nothing finite. What signed weights ask of the processor is in
-    torchless.exactness.
+    several matrices read are quantized once. A row of zeros gives zeros; one of NaN, or with an infinity,
+    gives nothing finite. What signed weights ask of the processor is in torchless.exactness.
     """
     array = draft.array(matrix.name)
     codes, scale = int8_columns(matrix.name, array.T if matrix.transposed else array)
@@ -104,14 +115,10 @@ def to_columns(draft: Draft, matrix: Matrix, quantized_rows: set[str]) -> None:
     middle = draft.add("uint8.middle", np.uint8(128))
     for node in matrix.readers:
         x, y = node.input[0], node.output[0]
-        nodes = [] if x in quantized_rows else list(_quantize_rows(draft, x))
-        quantized_rows.add(x)
+        draft.before_readers(x, _quantize_rows(draft, x))
         inputs = [f"{x}.uint8", weight, step, scales, middle]
-        nodes += [
-            _node("MatMulIntegerToFloat", inputs, f"{y}.unscaled", domain=CONTRIB),
-            _node("Mul", [f"{y}.unscaled", f"{x}.largest"], y),
-        ]
-        draft.replace(node, nodes)
+        unscaled = _node("MatMulIntegerToFloat", inputs, f"{y}.unscaled", domain=CONTRIB)
+        draft.replace(node, [unscaled, _node("Mul", [f"{y}.unscaled", f"{x}.largest"], y)])
 
 
 def _quantize_rows(draft: Draft, x: str) -> Iterator[Any]:
@@ -163,7 +170,7 @@ def _gather(draft: Draft, node: Any, weight: str, scales: str, length: int, bits
         yield _node("Slice", [f"{y}.padded", *bounds], y)
 
 
-def _way(draft: Draft, node: Any, name: str) -> Literal["table", "rows", "columns", ""]:
+def _way(draft: Draft, node: Any, name: str) -> Way:
     """How a node reads the matrix: rows by index, x times its transpose, x times it; "" for any other way."""
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "Gather" and node.input[0] == name and attributes.get("axis", 0) == 0:
@@ -173,8 +180,8 @@ def _way(draft: Draft, node: Any, name: str) -> Literal["table", "rows", "column
     if node.op_type == "MatMul":
         return "columns"
     if node.op_type == "FusedMatMul" and attributes.pop("alpha", 1.0) == 1:
-        ways = {attribute for attribute, value in attributes.items() if value}
-        return "rows" if ways == {"transB"} else "columns" if not ways else ""
+        switches = {name for name, value in attributes.items() if value}
+        return "rows" if switches == {"transB"} else "columns" if not switches else ""
     return ""
 
 

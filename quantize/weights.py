@@ -55,7 +55,7 @@ def blocks(name: str, rows: Float, bits: int, size: int) -> tuple[Bytes, Float]:
     np.rint(padded, out=padded)
     codes = (np.clip(padded, -middle, middle - 1, out=padded) + middle).astype(np.uint8)
     if bits == 4:
-        codes = codes[..., 0::2] | (codes[..., 1::2] << 4)
+        codes = codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
     return codes, scale.astype(np.float32)
 
 

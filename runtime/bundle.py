@@ -195,7 +195,7 @@ def _check_file(folder: Path, name: str, entry: FileEntry, *, hashed: bool) -> N
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
         size = path.stat().st_size
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, ValueError):  # a loop of links; a name that no file can have
         raise BundleError(f"{path} is missing: {EXPORT_AGAIN}") from None
     if not inside:
         raise BundleError(f"{path} is a link that leaves the bundle: do not trust this bundle")

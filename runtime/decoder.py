@@ -5,7 +5,7 @@ Letters: B rows, S tokens given, K rows of logits asked for, V vocabulary, H hea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,6 +80,7 @@ class Decoder:
         self.layout = manifest.cache
         self.context_length = manifest.context_length
         self.vocab_size = manifest.vocab_size
+        _check_shapes(session, bundle)
         self._past = [
             (f"past_key_values.{i}.{kind}", f"present.{i}.{kind}")
             for i in range(self.layout.layers)
@@ -111,8 +112,8 @@ class Decoder:
         past = int(cache.lengths[row])
         cache.reserve(past + len(tokens))
         logits: list[Float] = []
-        for start in range(0, len(tokens), CHUNK):
-            chunk = tokens[start : start + CHUNK]
+        for start, end in chunks(len(tokens), CHUNK):
+            chunk = tokens[start:end]
             here = wanted[(wanted >= start) & (wanted < start + len(chunk))] - start
             step = Step(self, cache, row, row + 1, len(chunk), len(here))
             step.input_ids[0] = chunk
@@ -126,12 +127,41 @@ class Decoder:
 
     def check_ids(self, ids: Sequence[int] | npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """The ids as int64, or InputError for ids outside the vocabulary: the graph would read past its table."""
-        tokens = np.asarray(ids)
+        try:
+            tokens = np.asarray(ids)
+        except ValueError:  # lists of unlike length inside
+            tokens = np.zeros((0, 0))
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
             raise InputError("token ids are a flat sequence of whole numbers")
         if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
             raise InputError(f"token ids must be from 0 to {self.vocab_size - 1:,}")
         return tokens.astype(np.int64)
+
+
+def chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
+    """Bounds of pieces of at most `size`; none but a whole of 1 has length 1.
+
+    A single token takes another attention kernel, whose rounding differs: chunks would differ from one piece.
+    """
+    start = 0
+    while start < length:
+        end = min(start + size, length)
+        end -= length - end == 1 and size > 2
+        yield start, end
+        start = end
+
+
+def _check_shapes(session: ort.InferenceSession, bundle: Bundle) -> None:
+    """Raise BundleError for a manifest whose sizes are not the graph's: buffers are allocated by them."""
+    layout, vocab_size = bundle.manifest.cache, bundle.manifest.vocab_size
+    assert layout is not None
+    shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+    past, logits = shapes.get("past_key_values.0.key", [0] * 4), shapes.get("logits", [0])
+    graph = (past[1], past[3], logits[-1])
+    if layout.layers >= len(shapes) or graph != (layout.heads, layout.head_size, vocab_size):
+        raise BundleError(
+            f"{bundle.path}: the manifest's cache layout or vocab_size is not that of its graph: {EXPORT_AGAIN}"
+        )
 
 
 INPUTS = ("input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_positions")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,12 +39,13 @@ class GenerationConfig:
         _check("top_k", self.top_k, int, lambda v: v >= 0, "0 (all) or more")
         _check("top_p", self.top_p, float, lambda v: 0 < v <= 1, "above 0, and 1 at most")
         _check("seed", self.seed, int, lambda v: v >= 0, "0 or more", optional=True)
+        for token in self.eos_token_id:
+            _check("eos_token_id", token, int, lambda v: v >= 0, "a token id, a sequence of them or None")
 
     @classmethod
     def read(cls, path: Path, eos: int | list[int] | None) -> GenerationConfig:
         """Defaults of the bundle: sampling settings of generation_config.json, and the manifest's end tokens."""
-        stops = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-        config = cls(eos_token_id=stops)
+        config = cls(eos_token_id=_ids_of(eos))
         if not path.is_file():
             return config
         try:
@@ -63,9 +64,8 @@ class GenerationConfig:
         if unknown:
             raise InputError(f"unknown setting {', '.join(unknown)} (known: {', '.join(sorted(known))})")
         given = dict(settings)
-        eos = given.get("eos_token_id")
         if "eos_token_id" in given:
-            given["eos_token_id"] = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+            given["eos_token_id"] = _ids_of(given["eos_token_id"])
         asks = any(given.get(name) is not None for name in ("temperature", "top_k", "top_p", "seed"))
         if asks and given.get("do_sample") is None:
             given["do_sample"] = given.get("temperature") != 0
@@ -149,6 +149,12 @@ def decode(
         for row, token in enumerate(last):
             last[row] = choose(token.prompt, logits[row])
             yield last[row]
+
+
+def _ids_of(eos: Any) -> tuple[Any, ...]:
+    """None, one id or several -> a tuple of them, which GenerationConfig checks one by one."""
+    several = isinstance(eos, Iterable) and not isinstance(eos, str | bytes)
+    return () if eos is None else tuple(eos) if several else (eos,)
 
 
 def _check(name: str, value: Any, kind: type, valid: Any, meaning: str, *, optional: bool = False) -> None:

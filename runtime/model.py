@@ -43,6 +43,7 @@ class Model:
         self.settings = settings
         self.provider = choose_provider(settings.provider)
         self.graph = choose_graph(bundle, self.provider, settings.dialect)
+        self._runner: Any = None  # set by the task's class
         self._session: ort.InferenceSession | None = open_session(
             bundle, self.graph, self.provider, threads=settings.threads, spin=settings.spin
         )
@@ -62,9 +63,15 @@ class Model:
         """Tokens that fit, special ones included."""
         return self.bundle.manifest.context_length
 
+    @property
+    def runner(self) -> Any:
+        """The Decoder or Encoder that runs the session; it goes with it, or the memory would stay."""
+        self.session  # noqa: B018  (a closed model says so, also for an empty list)
+        return self._runner
+
     def close(self) -> None:
         """Give the session's memory back; a call after that is an error."""
-        self._session = None
+        self._session = self._runner = None
 
     def __enter__(self) -> Self:
         return self

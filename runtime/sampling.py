@@ -28,6 +28,12 @@ def softmax(logits: Float) -> Float:
     return result
 
 
+def check_numbers(outputs: Float, name: str = "logits") -> None:
+    """Raise GenerationError for NaN or infinity."""
+    if not np.isfinite(outputs).all():
+        raise GenerationError(f"the model's {name} are not numbers: the bundle is damaged, export it again")
+
+
 def divide_by_temperature(logits: Float, temperature: float) -> Float:
     """[V] -> [V]: flatter above 1, sharper below (temperature > 0)."""
     result: Float = logits / np.float32(temperature)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from torchless.bundle import EXPORT_AGAIN, Bundle, Graph
@@ -103,7 +102,3 @@ def require(session: ort.InferenceSession, bundle: Bundle, inputs: Sequence[str]
 def bind(array: npt.NDArray[Any]) -> ort.OrtValue:
     """An OrtValue over the array's own memory: what is written to one is read from the other."""
     return onnxruntime().OrtValue.ortvalue_from_numpy(array)
-
-
-def finite(logits: npt.NDArray[np.float32]) -> bool:
-    return bool(np.isfinite(logits).all())

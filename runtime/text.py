@@ -57,7 +57,10 @@ class Tokenizer:
             cutter.enable_truncation(limit)
         except Exception as error:
             raise TokenizerError(f"{self.path} cannot cut to {limit} tokens ({error})") from None
-        return Tokenizer(cutter, self.path).encode(text)
+        encoding = Tokenizer(cutter, self.path).encode(text)
+        if len(encoding.ids) > limit:  # the library then leaves the text whole
+            raise TokenizerError(f"{self.path} cannot cut to {limit} tokens: the special ones alone are more")
+        return encoding
 
     def ids(self, text: str, *, special_tokens: bool = True) -> list[int]:
         return list(self.encode(text, special_tokens=special_tokens).ids)
@@ -101,7 +104,8 @@ class IncrementalDecoder:
 
     def _emit(self, text: str) -> str:
         before = self._tokenizer.decode(self._ids[self._start : self._shown])
-        self._start, self._shown = self._shown, len(self._ids)
+        if len(text) > len(before):  # else a special token that is not shown: no text to begin the next one with
+            self._start, self._shown = self._shown, len(self._ids)
         return text[len(before) :]
 
 

@@ -144,14 +144,18 @@ def feed_forward(b: Builder, c: BertConfig, x: Value, w: Weights) -> Biased:
 def masked_lm(b: Builder, c: BertConfig, w: Weights, x: Value) -> Value:
     """[B,S,D] -> scores of the vocabulary [B,S,V]."""
     h = w.under("cls.predictions")
-    w.forgive(r"cls\.seq_relationship\..*", r"cls\.predictions\.decoder\.bias")
+    w.forgive(r"cls\.seq_relationship\..*")
     dense = linear(b, x, h.under("transform.dense"), c.hidden_size, c.hidden_size)
     x = norm(b, activate(b, dense, c.hidden_act), h.under("transform.LayerNorm"), c.hidden_size, c.eps)
-    name = "embeddings.word_embeddings.weight" if c.tied else "cls.predictions.decoder.weight"
+    # An untied head has a matrix and a bias of its own; a tied one may come with copies of those it shares.
+    name = "embeddings.word_embeddings.weight" if c.tied else h.name("decoder.weight")
+    bias = "decoder.bias" if "decoder.bias" in h and not (c.tied and "bias" in h) else "bias"
+    table, shift = w.shaped(name, c.vocab_size, c.hidden_size), h.shaped(bias, c.vocab_size)
     if c.tied:
-        w.forgive(r"cls\.predictions\.decoder\.weight")
-    scores = project(b, x, w.name(name), w.shaped(name, c.vocab_size, c.hidden_size))
-    return b.op("Add", scores, b.weight(h.name("bias"), h.shaped("bias", c.vocab_size)))
+        h.check_copy("decoder.weight", table)
+        h.check_copy("decoder.bias", shift)
+    w.forgive(r"cls\.predictions\.bias")
+    return b.op("Add", project(b, x, name, table), b.weight(h.name(bias), shift))
 
 
 def classifier(b: Builder, c: BertConfig, w: Weights, x: Value, labels: int) -> Value:

@@ -90,7 +90,7 @@ def gpt2(b: Builder, c: GPT2Config, w: Weights, inputs: DecoderInputs) -> Value:
         x = add(b, x, feed_forward(b, c, norm(b, x, h.under("ln_2"), c.n_embd, c.eps), h.under("mlp")))
     rows = pick_rows(b, norm(b, x, w.under("ln_f"), c.n_embd, c.eps), inputs.logits_positions)  # [B,K,D]
     if c.tied:
-        w.forgive(r"lm_head\.weight")  # a second copy of wte, where a checkpoint holds one
+        w.check_copy("lm_head.weight", wte)
         return project(b, rows, w.name("wte.weight"), wte)
     return project(b, rows, "lm_head.weight", w.shaped("lm_head.weight", c.vocab_size, c.n_embd))
 

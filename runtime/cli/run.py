@@ -135,7 +135,8 @@ def _standard_input(whole: bool) -> list[str]:
         raise InputError(f"standard input is not UTF-8 ({error.reason} at byte {error.start:,})") from None
     if whole:
         return [text.rstrip("\r\n")]
-    return [line for line in text.splitlines() if line.strip()]
+    # Not splitlines, which also breaks at form feeds and Unicode's line separators.
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
 
 
 def _asked() -> Iterator[str]:

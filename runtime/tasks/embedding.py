@@ -11,6 +11,7 @@ from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError
 from torchless.model import BATCH_SIZE, Model, Settings, texts_of
+from torchless.sampling import check_numbers
 
 Float = npt.NDArray[np.float32]
 
@@ -20,7 +21,7 @@ class Embedding(Model):
 
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
         super().__init__(bundle, settings)
-        self._encoder = Encoder(self.session, bundle, "sentence_embedding")
+        self._runner = Encoder(self.session, bundle, "sentence_embedding")
         outputs = {value.name: value.shape for value in self.session.get_outputs()}
         size = outputs["sentence_embedding"][-1]
         if not isinstance(size, int):
@@ -33,9 +34,10 @@ class Embedding(Model):
         truncation: cut texts to the context instead of raising ContextLengthError.
         """
         given, single = texts_of(texts)
-        self.session  # noqa: B018  (a closed model says so, also for an empty list)
+        encoder: Encoder = self.runner
         encodings = [self.encode(text, truncation=truncation) for text in given]
         vectors = np.zeros((len(given), self.dimension), np.float32)
-        for index, vector in self._encoder(encodings, batch_size):
+        for index, vector in encoder(encodings, batch_size):
+            check_numbers(vector, "embeddings")
             vectors[index] = vector
         return vectors[0] if single else vectors

@@ -11,9 +11,9 @@ from tokenizers import Encoding
 
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.encoder import Encoder
-from torchless.errors import BundleError, GenerationError, InputError
+from torchless.errors import BundleError, InputError
 from torchless.model import BATCH_SIZE, Model, Settings, texts_of
-from torchless.sampling import softmax
+from torchless.sampling import check_numbers, softmax
 
 Float = npt.NDArray[np.float32]
 
@@ -37,7 +37,7 @@ class FillMask(Model):
         if not isinstance(mask, int):
             raise BundleError(f"{bundle.path}: the manifest names no mask token: {EXPORT_AGAIN}")
         self.mask_token_id = mask
-        self._encoder = Encoder(self.session, bundle, "logits")
+        self._runner = Encoder(self.session, bundle, "logits")
 
     @property
     def mask_token(self) -> str:
@@ -53,20 +53,19 @@ class FillMask(Model):
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise InputError(f"top_k={top_k!r}: give a whole number of 1 or more")
         given, single = texts_of(texts)
-        self.session  # noqa: B018  (a closed model says so, also for an empty list)
+        encoder: Encoder = self.runner
         encodings = [self.encode(text, truncation=truncation) for text in given]
         for text, encoding in zip(given, encodings, strict=True):
             if self.mask_token_id not in encoding.ids:
                 raise InputError(f"no {self.mask_token} in {str(text)[:60]!r}: mark the word to fill in with it")
         results: list[Any] = [None] * len(given)
-        for index, logits in self._encoder(encodings, batch_size):
+        for index, logits in encoder(encodings, batch_size):
             results[index] = self._fill(encodings[index], logits, top_k)
         return results[0] if single else results
 
     def _fill(self, encoding: Encoding, logits: Float, top_k: int) -> list[Any]:
         masks = [i for i, token in enumerate(encoding.ids) if token == self.mask_token_id]
-        if not np.isfinite(logits[masks]).all():
-            raise GenerationError("the model's logits are not numbers: the bundle is damaged, export it again")
+        check_numbers(logits[masks])
         lists = []
         for position in masks:
             probabilities = softmax(logits[position])

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.encoder import Encoder
-from torchless.errors import BundleError, GenerationError, InputError
+from torchless.errors import BundleError, InputError
 from torchless.model import BATCH_SIZE, Model, Settings, texts_of
-from torchless.sampling import softmax
+from torchless.sampling import check_numbers, softmax
 from torchless.text import Text
 
 Float = npt.NDArray[np.float32]
@@ -54,8 +54,7 @@ def classify(logits: Float, labels: Sequence[str], squash: Squash) -> list[Class
         raise BundleError(
             f"the graph scores {logits.shape[-1]} labels, torchless.json names {len(labels)}: {EXPORT_AGAIN}"
         )
-    if not np.isfinite(logits).all():
-        raise GenerationError("the model's logits are not numbers: the bundle is damaged, export it again")
+    check_numbers(logits)
     return [
         Classification(labels[int(row.argmax())], float(row.max()), dict(zip(labels, row.tolist(), strict=True)))
         for row in squash(logits)
@@ -77,7 +76,7 @@ class TextClassification(Model):
         # One label leaves nothing to choose: transformers takes its sigmoid, and so do we.
         single = len(self.labels) == 1 and problem == "single_label_classification"
         self._squash = sigmoid if single else SQUASH[problem]
-        self._encoder = Encoder(self.session, bundle, "logits")
+        self._runner = Encoder(self.session, bundle, "logits")
 
     @overload
     def __call__(
@@ -115,10 +114,10 @@ class TextClassification(Model):
             raise InputError(f"function_to_apply={function_to_apply!r}: give softmax, sigmoid or none")
         squash = FUNCTIONS[function_to_apply] if function_to_apply else self._squash
         given, single = texts_of(texts)
-        self.session  # noqa: B018  (a closed model says so, also for an empty list)
+        encoder: Encoder = self.runner
         encodings = [self.encode(text, truncation=truncation) for text in given]
         results: list[Classification | None] = [None] * len(given)
-        for index, logits in self._encoder(encodings, batch_size):
+        for index, logits in encoder(encodings, batch_size):
             results[index] = classify(logits[None], self.labels, squash)[0]
         done = [result for result in results if result is not None]
         return done[0] if single else done

@@ -13,7 +13,7 @@ from torchless.decoder import Decoder
 from torchless.errors import InputError
 from torchless.generation import FinishReason, GenerationConfig, decode
 from torchless.model import Model, Settings
-from torchless.sampling import log_softmax, softmax
+from torchless.sampling import check_numbers, log_softmax, softmax
 from torchless.text import TOKENIZER, IncrementalDecoder
 
 Prompt = str | Sequence[int]
@@ -67,9 +67,14 @@ class TextGeneration(Model):
 
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
         super().__init__(bundle, settings)
-        self.decoder = Decoder(self.session, bundle)
+        self._runner = Decoder(self.session, bundle)
         eos = bundle.manifest.special_tokens.get("eos")
         self.config = GenerationConfig.read(bundle.file("generation_config.json"), eos)
+
+    @property
+    def decoder(self) -> Decoder:
+        decoder: Decoder = self.runner
+        return decoder
 
     @overload
     def __call__(self, prompt: str, *, return_full_text: bool = ..., **settings: Any) -> Generation: ...
@@ -118,6 +123,7 @@ class TextGeneration(Model):
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise InputError(f"top={top!r}: give a whole number of 1 or more")
         logits = self.decoder.extend(self.decoder.new_cache(), self._one(prompt))[-1]
+        check_numbers(logits)
         probabilities = softmax(logits)
         best = np.argsort(-probabilities, kind="stable")[:top]
         return [(self.tokenizer.token(int(token)), float(probabilities[token])) for token in best]
@@ -126,6 +132,7 @@ class TextGeneration(Model):
         """Log-probability of every token after the first. Raises ContextLengthError past the context."""
         ids = self._one(text)
         logits = self.decoder.extend(self.decoder.new_cache(), ids, keep=range(len(ids) - 1))
+        check_numbers(logits)
         chosen = log_softmax(logits)[np.arange(len(ids) - 1), ids[1:]]
         return Score(ids[1:], chosen.tolist())
 
