@@ -1,0 +1,236 @@
+"""The commands: results on standard output, all else on standard error, and an exit code that says how it went."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+import torchless
+from torchless.bundle import MANIFEST
+from torchless.cli import main
+
+CopyOf = Callable[[Path], Path]
+Shell = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Run a command in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: object, given: str | bytes = "") -> tuple[int, str, str]:
+        content = given.encode() if isinstance(given, str) else given
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_run_streams_what_the_model_says(shell: Shell, gpt_bundle: Path, gpt: torchless.TextGeneration) -> None:
+    expected = gpt("The union", max_new_tokens=9).text
+    assert shell("run", gpt_bundle, "The union", "--max-new-tokens", 9) == (0, expected + "\n", "")
+    assert shell("run", gpt_bundle, "-", "--max-new-tokens", 9, given="The union\n") == (0, expected + "\n", "")
+    assert shell("run", gpt_bundle, "--max-new-tokens", 9, given="\ufeffThe union\r\n")[1] == expected + "\n"
+    full = shell("run", gpt_bundle, "The union", "--max-new-tokens", 9, "--return-full-text")
+    assert full[1] == "The union" + expected + "\n"
+
+
+def test_run_passes_every_setting_on(shell: Shell, gpt_bundle: Path, gpt: torchless.TextGeneration) -> None:
+    options = {"max_new_tokens": 12, "temperature": 0.7, "top_k": 9, "top_p": 0.8, "seed": 3}
+    flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    expected = gpt("The union", **options).text
+    assert shell("run", gpt_bundle, "The union", *flags)[1] == expected + "\n"
+    assert expected != gpt("The union", max_new_tokens=12).text
+
+
+def test_run_gives_one_json_object_a_line(shell: Shell, gpt_bundle: Path, gpt: torchless.TextGeneration) -> None:
+    code, out, err = shell(
+        "run", gpt_bundle, "--json", "--lines", "--max-new-tokens", 5, given="The union\nß 🎉\n\n"
+    )
+    found = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    for text, one in zip(["The union", "ß 🎉"], found, strict=True):
+        expected = gpt(text, max_new_tokens=5)
+        assert (one["prompt"], one["text"], one["token_ids"]) == (text, expected.text, expected.token_ids)
+        assert one["finish_reason"] == expected.finish_reason
+
+
+def test_run_answers_every_task(
+    shell: Shell, bert_bundles: dict[str, Path], request: pytest.FixtureRequest
+) -> None:
+    texts = ["the [MASK] is strong", "a [MASK]"]
+    classifier, embedding, fill_mask = (
+        request.getfixturevalue(n) for n in ("classifier", "embedding", "fill_mask")
+    )
+    code, out, err = shell("run", bert_bundles["text-classification"], *texts)
+    assert (code, err) == (0, "")
+    assert out == "".join(f"{one.label}\t{one.score:.4f}\n" for one in classifier(texts))
+    out = shell("run", bert_bundles["feature-extraction"], "--json", given="\n".join(texts))[1]
+    vectors = [json.loads(line)["embedding"] for line in out.splitlines()]
+    assert tiny.furthest(np.float32(vectors), embedding(texts)) < 1e-6
+    out = shell("run", bert_bundles["fill-mask"], texts[0], "--top-k", 2)[1]
+    assert out == "".join(f"{one.score:.4f}\t{one.token}\t{one.sequence}\n" for one in fill_mask(texts[0], top_k=2))
+    for task, bundle in bert_bundles.items():
+        lines = shell("run", bundle, "--json", *texts)[1].splitlines()
+        assert [json.loads(line)["text"] for line in lines] == texts, task
+
+
+def test_interactive_answers_line_by_line(shell: Shell, gpt_bundle: Path, gpt: torchless.TextGeneration) -> None:
+    expected = [gpt(text, max_new_tokens=4).text for text in ("The union", "A")]
+    code, out, _ = shell("run", gpt_bundle, "-i", "--max-new-tokens", 4, given="The union\n\nA\n")
+    assert (code, out) == (0, "".join(text + "\n" for text in expected))
+
+
+WRONG: list[tuple[list[str], str]] = [
+    ([], "usage:"),
+    (["fly"], "invalid choice: 'fly'"),
+    (["run"], "BUNDLE"),
+    (["run", "BUNDLE", "x", "--max-new-tokens", "many"], "invalid int value: 'many'"),
+    (["run", "BUNDLE", "x", "-i"], "-i asks for the texts itself: leave TEXT out"),
+    (["export", "a"], "OUT"),
+    (["export", "a", "b", "--dialect", "fast"], "invalid choice: 'fast'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=lambda value: str(value)[:40])
+def test_wrong_usage_is_exit_code_2(shell: Shell, gpt_bundle: Path, arguments: list[str], message: str) -> None:
+    code, out, err = shell(*(str(gpt_bundle) if part == "BUNDLE" else part for part in arguments))
+    assert (code, out) == (2, "")
+    assert message in err and "Traceback" not in err
+
+
+def test_a_torchless_error_is_one_line_and_exit_code_1(
+    shell: Shell, gpt_bundle: Path, gpt_checkpoint: Path, bert_bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    cases: list[tuple[list[object], str]] = [
+        (["run", tmp_path / "nowhere", "x"], "nowhere is not a folder"),
+        (["run", gpt_checkpoint, "x"], "it is no bundle"),
+        (["run", gpt_bundle, ""], "the prompt is empty"),
+        (["run", gpt_bundle, "x", "--max-new-tokens", 5000], "do not fit the model's context of 64"),
+        (["run", gpt_bundle, "x", "--temperature", -1], "temperature=-1.0: give 0 or more"),
+        (["run", gpt_bundle, "x", "--truncation"], "--truncation is not for text-generation, the task of"),
+        (["run", gpt_bundle, "x", "--provider", "cuda"], "provider='cuda'"),
+        (["run", bert_bundles["fill-mask"], "x"], "no [MASK] in 'x'"),
+        (["run", bert_bundles["fill-mask"], "x [MASK]", "--seed", 1], "--seed is not for fill-mask"),
+        (["export", tmp_path / "nowhere", tmp_path / "out"], "nowhere is not a folder"),
+        (
+            ["export", gpt_checkpoint, gpt_bundle],
+            "exists: choose another name, or pass overwrite=True (--overwrite)",
+        ),
+        (["quantize", gpt_bundle, tmp_path / "out", "--recipe", "int3"], "int3"),
+        (["inspect", gpt_checkpoint], "it is no bundle"),
+        (["verify", tmp_path], "it is no bundle"),
+    ]
+    for arguments, message in cases:
+        code, out, err = shell(*arguments)
+        assert (code, out) == (1, ""), arguments
+        last = err.splitlines()[-1]
+        assert last.startswith("torchless: ") and message in last and "Traceback" not in err
+    assert os.listdir(tmp_path) == []
+    code, out, err = shell("run", gpt_bundle, given=b"\xff\xfe")
+    assert (code, out) == (1, "") and "standard input is not UTF-8" in err
+
+
+def test_export_quantize_inspect_and_verify_work_together(
+    shell: Shell, gpt_checkpoint: Path, tmp_path: Path, gpt: torchless.TextGeneration
+) -> None:
+    bundle, small = tmp_path / "gpt", tmp_path / "gpt-int8"
+    code, out, err = shell("export", gpt_checkpoint, bundle, "--dialect", "all")
+    assert code == 0 and out.startswith(f"{bundle}: text-generation,") and "differs from transformers" in out
+    assert "writing the fused graph" in err  # progress is not a result
+    code, out, _ = shell("quantize", bundle, small, "--recipe", "int8")
+    assert code == 0 and out.startswith(f"{small}: int8,")
+    for folder, precision in ((bundle, "fp32"), (small, "int8")):
+        code, out, _ = shell("inspect", folder)
+        assert code == 0 and precision in out and "64 tokens of a vocabulary of 320" in out
+        assert json.loads(shell("inspect", folder, "--json")[1])["graphs"][0]["precision"] == precision
+        code, out, _ = shell("verify", folder, "--against", gpt_checkpoint, "--json")
+        report = json.loads(out)
+        assert code == 0 and report["ok"] is True
+        assert (report["against"]["max_abs_error"] < 1e-4) == (precision == "fp32")
+    assert shell("run", bundle, "A", "--max-new-tokens", 3)[1] == gpt("A", max_new_tokens=3).text + "\n"
+
+
+def test_verify_of_a_bundle_that_was_changed_is_exit_code_1(
+    shell: Shell, gpt_bundle: Path, copy_of: CopyOf
+) -> None:
+    bundle = copy_of(gpt_bundle)
+    parity = json.loads((bundle / MANIFEST).read_text())["parity"]
+    parity["values"][0][0] += 1
+    tiny.change_json(bundle / MANIFEST, parity=parity)
+    code, out, err = shell("verify", bundle)
+    assert code == 1 and "differs from its recorded outputs by 1.0e+00" in out
+    assert "computes something else here than where it was made" in err
+
+
+@pytest.mark.parametrize("parity", [{"x": 1}, {"max_abs_error": "no", "against": 5}, {"max_abs_error": None}])
+def test_inspect_shows_a_bundle_whose_parity_record_is_odd(
+    shell: Shell, gpt_bundle: Path, copy_of: CopyOf, parity: dict[str, Any]
+) -> None:
+    bundle = copy_of(gpt_bundle)
+    tiny.change_json(bundle / MANIFEST, parity=parity)
+    code, out, err = shell("inspect", bundle)
+    assert (code, err) == (0, "") and "text-generation" in out
+
+
+def test_doctor_tells_the_versions_and_never_fails(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = json.loads(shell("doctor", "--json")[1])
+    assert found["torchless"] == torchless.__version__ and found["providers_usable"] == ["cpu"]
+    assert "torchless" in shell("doctor")[1]
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, out, _ = shell("doctor")
+    assert code == 0
+
+
+@pytest.mark.parametrize("command", [[], ["export"], ["quantize"], ["run"], ["inspect"], ["verify"], ["doctor"]])
+def test_every_command_has_help(shell: Shell, command: list[str]) -> None:
+    code, out, err = shell(*command, "--help")
+    assert (code, err) == (0, "") and out.startswith("usage: torchless") and len(out) > 200
+
+
+def command_line(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "torchless.cli", *map(str, arguments)]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals and pipes of Unix")
+def test_ctrl_c_is_exit_code_130_without_a_traceback(gpt_bundle: Path) -> None:
+    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+    with subprocess.Popen(
+        command_line("run", gpt_bundle, "-i", "--max-new-tokens", 3), text=True, **pipes
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write("The union\n")
+        process.stdin.flush()
+        process.stdout.readline()  # it is running
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in errors and "Traceback" not in errors
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals and pipes of Unix")
+def test_a_reader_that_leaves_is_no_error(gpt_bundle: Path) -> None:
+    command = command_line("run", gpt_bundle, "--json", *["The union"] * 200, "--max-new-tokens", 2)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert json.loads(process.stdout.readline())["prompt"] == "The union"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

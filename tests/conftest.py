@@ -1,0 +1,76 @@
+"""Bundles that many tests read: made once a run from random weights, never written to."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+import torchless
+from torchless.export import export
+
+
+@pytest.fixture(scope="session")
+def gpt_model() -> Any:
+    return tiny.gpt2()
+
+
+@pytest.fixture(scope="session")
+def gpt_checkpoint(gpt_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save(gpt_model, tmp_path_factory.mktemp("gpt") / "checkpoint", tiny.bpe())
+
+
+@pytest.fixture(scope="session")
+def gpt_bundle(gpt_checkpoint: Path) -> Path:
+    return export(gpt_checkpoint, gpt_checkpoint.with_name("bundle"), dialect="all")
+
+
+@pytest.fixture(scope="session")
+def gpt(gpt_bundle: Path) -> torchless.TextGeneration:
+    return torchless.load(gpt_bundle)
+
+
+LABELS = {0: "ham", 1: "spam", 2: "unsure"}
+
+
+@pytest.fixture(scope="session")
+def bert_models() -> dict[str, Any]:
+    """A tiny BERT for each task, by the task's name; the classifier has three labels."""
+    extra: dict[str, dict[str, Any]] = {"text-classification": {"id2label": LABELS}}
+    return {task: tiny.bert(task, seed, **extra.get(task, {})) for seed, task in enumerate(tiny.BERTS)}
+
+
+@pytest.fixture(scope="session")
+def bert_checkpoints(bert_models: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bert")
+    return {task: tiny.save(model, folder / task, tiny.wordpiece()) for task, model in bert_models.items()}
+
+
+@pytest.fixture(scope="session")
+def bert_bundles(bert_checkpoints: dict[str, Path]) -> dict[str, Path]:
+    return {task: export(path, path.with_name(f"{task}.bundle")) for task, path in bert_checkpoints.items()}
+
+
+@pytest.fixture(scope="session")
+def classifier(bert_bundles: dict[str, Path]) -> torchless.TextClassification:
+    return torchless.load(bert_bundles["text-classification"])
+
+
+@pytest.fixture(scope="session")
+def embedding(bert_bundles: dict[str, Path]) -> torchless.Embedding:
+    return torchless.load(bert_bundles["feature-extraction"])
+
+
+@pytest.fixture(scope="session")
+def fill_mask(bert_bundles: dict[str, Path]) -> torchless.FillMask:
+    return torchless.load(bert_bundles["fill-mask"])
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
+    """A copy of a bundle or checkpoint that a test may damage."""
+    return lambda folder: Path(shutil.copytree(folder, tmp_path / f"copy-{folder.name}"))

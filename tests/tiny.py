@@ -1,0 +1,140 @@
+"""Models and tokenizers small enough to be made for one test: random, uneven weights and a few sentences."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from torchless.errors import ExportError
+from torchless.export import export
+
+SENTENCES = [
+    "The future of the union is strong, and its people are stronger.",
+    "You have won a prize! Click here to claim your free money now.",
+    "Call me Ishmael. Some years ago, never mind how long precisely.",
+    "A whale-ship was my Yale College and my Harvard.",
+    "Please find the minutes of the meeting attached, as agreed on Monday.",
+    "Das Übermaß an Käse ärgert naïve façades.",
+]
+END = "<|endoftext|>"
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+
+@functools.cache
+def bpe_json() -> str:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    return tokenizer.to_str()
+
+
+def bpe() -> Tokenizer:
+    """Byte-level BPE of 320 tokens, as GPT-2's: any text can be encoded; the end token is 0."""
+    return Tokenizer.from_str(bpe_json())
+
+
+@functools.cache
+def wordpiece_json() -> str:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return tokenizer.to_str()
+
+
+def wordpiece() -> Tokenizer:
+    """WordPiece as BERT's, with [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3 and [MASK] 4."""
+    return Tokenizer.from_str(wordpiece_json())
+
+
+def uneven(model: Any, seed: int) -> Any:
+    """The model with every weight random: no bias zero, no norm's scale one, so that none can go missing."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = min(0.3, 1.7 * model.config.hidden_size**-0.5)  # or float32 itself is too coarse for the tolerance
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            centre = 1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
+            parameter.copy_(centre + spread * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def gpt2(seed: int = 7, **config: Any) -> transformers.GPT2LMHeadModel:
+    """A GPT-2 of two layers of width 32, in float32; the vocabulary is that of `bpe`."""
+    defaults = dict(
+        vocab_size=320, n_positions=64, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0,
+        attn_implementation="eager",
+    )  # fmt: skip
+    return uneven(transformers.GPT2LMHeadModel(transformers.GPT2Config(**defaults | config)), seed)
+
+
+BERTS = {
+    "fill-mask": transformers.BertForMaskedLM,
+    "text-classification": transformers.BertForSequenceClassification,
+    "feature-extraction": transformers.BertModel,
+}
+
+
+def bert(task: str, seed: int = 7, **config: Any) -> Any:
+    """A BERT of two layers of width 32, in float32; the vocabulary is that of `wordpiece`."""
+    defaults = dict(
+        vocab_size=wordpiece().get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=48, max_position_embeddings=40, pad_token_id=0,
+    )  # fmt: skip
+    return uneven(BERTS[task](transformers.BertConfig(**defaults | config)), seed)
+
+
+def save(model: Any, folder: Path, tokenizer: Tokenizer | None = None) -> Path:
+    """A checkpoint in Hugging Face layout."""
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    return folder
+
+
+def change_json(path: Path, **fields: Any) -> None:
+    """Set fields of a JSON file; a field that is `...` is taken out."""
+    content = json.loads(path.read_text(encoding="utf-8")) | fields
+    kept = {name: value for name, value in content.items() if value is not ...}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def furthest(one: Any, other: Any) -> float:
+    """The largest absolute difference of two arrays of one shape."""
+    one, other = np.asarray(one), np.asarray(other)
+    assert one.shape == other.shape, (one.shape, other.shape)
+    assert np.isfinite(one).all()
+    return float(np.abs(one - other).max(initial=0))
+
+
+def refused(source: Any, match: str, tmp_path: Path, **options: Any) -> None:
+    """Exporting raises an ExportError that matches, and leaves nothing in tmp_path."""
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(ExportError, match=match):
+        export(source, tmp_path / "out", **options)
+    assert sorted(os.listdir(tmp_path)) == before
