@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from torchless.bundle import EXPORT_AGAIN, Bundle, Graph
 from torchless.errors import BundleError, InputError, ProviderError
+from torchless.external import check_external
 from torchless.provider import Provider
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def open_session(
 
         if signed_int8_saturates():
             options.add_session_config_entry("session.x64quantprecision", "1")
+    check_external(bundle, graph)
     path = bundle.file(graph.file)
     try:
         # enable_fallback would rebuild the session on the CPU and print instead of raising.

@@ -91,9 +91,7 @@ def mask_words(ids: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[T
     return torch.where(asked & (fate >= 0.9), other, noisy), asked
 
 
-def masked_loss(
-    model: BertForMaskedLM, rows: list[list[int]], seed: int, dtype: torch.dtype
-) -> tuple[Tensor, int]:
+def masked_loss(model: BertForMaskedLM, rows: list[list[int]], seed: int, dtype: torch.dtype) -> tuple[Tensor, int]:
     """The mean cross-entropy of the hidden words in nats, and how many there were."""
     ids, mask = pad(rows)
     noisy, asked = mask_words(ids, mask, torch.Generator().manual_seed(seed))
@@ -113,27 +111,21 @@ def pieces(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return rows
 
 
-def pretrain(
-    args: argparse.Namespace, tokenizer: Tokenizer, texts: list[str], dev: list[str]
-) -> BertForMaskedLM:
+def pretrain(args: argparse.Namespace, tokenizer: Tokenizer, texts: list[str], dev: list[str]) -> BertForMaskedLM:
     """Masked-word training; gives the model with its best weights."""
     torch.manual_seed(args.seed)
     model = BertForMaskedLM(make_config(architectures=["BertForMaskedLM"]))
     rows, dev_rows = pieces(tokenizer, texts), pieces(tokenizer, dev)
     epochs, dtype = Epochs(rows, BUDGET, args.seed), getattr(torch, args.dtype)
     tokens = sum(map(len, rows))
-    print(
-        f"{model.num_parameters():,} parameters, {tokens:,} tokens, {len(epochs)} steps an epoch", flush=True
-    )
+    print(f"{model.num_parameters():,} parameters, {tokens:,} tokens, {len(epochs)} steps an epoch", flush=True)
 
     def loss_at(step: int) -> Tensor:
         return masked_loss(model, [rows[i] for i in epochs.at(step)], args.seed * 1_000_003 + step, dtype)[0]
 
     def judge() -> float:
         batches = pack_by_length(dev_rows, BUDGET, np.random.default_rng(0))
-        parts = [
-            masked_loss(model, [dev_rows[i] for i in batch], n, dtype) for n, batch in enumerate(batches)
-        ]
+        parts = [masked_loss(model, [dev_rows[i] for i in batch], n, dtype) for n, batch in enumerate(batches)]
         return sum(loss.item() * n for loss, n in parts) / sum(n for _, n in parts)
 
     optimizer = make_optimizer(model, args.lr, weight_decay=0.01, beta2=0.98)
@@ -202,9 +194,7 @@ def export(model: PreTrainedModel, tokenizer: Tokenizer, out: Path) -> None:
         "mask_token": "[MASK]",
     }
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    write_checkpoint(
-        model, tokenizer, {**names, "model_max_length": CONTEXT, "model_input_names": inputs}, out
-    )
+    write_checkpoint(model, tokenizer, {**names, "model_max_length": CONTEXT, "model_input_names": inputs}, out)
 
 
 def without_list_marks(text: str) -> str:
@@ -244,9 +234,7 @@ def main() -> None:
         default=HERE.parent / "checkpoints" / "mail-bert",
         help="where the pre-trained model goes",
     )
-    parser.add_argument(
-        "--state", type=Path, default=HERE / "data" / "bert.state", help="where a run resumes"
-    )
+    parser.add_argument("--state", type=Path, default=HERE / "data" / "bert.state", help="where a run resumes")
     parser.add_argument("--restart", action="store_true", help="begin anew although there is a state")
     parser.add_argument("--steps", type=int, default=12000, help="steps of pre-training")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of fine-tuning")

@@ -154,9 +154,7 @@ def prepare(packages: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--packages", type=Path, metavar="DIR", help="read unpacked packages, download nothing"
-    )
+    parser.add_argument("--packages", type=Path, metavar="DIR", help="read unpacked packages, download nothing")
     parser.add_argument(
         "--out",
         type=Path,

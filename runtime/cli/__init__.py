@@ -31,13 +31,25 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Texts may stand before, between and after options, where argparse takes only those before."""
+    top = parser()
+    args, rest = top.parse_known_args(arguments)
+    end = rest.index("--") if "--" in rest else len(rest)
+    if rest and (not hasattr(args, "texts") or any(part != "-" and part.startswith("-") for part in rest[:end])):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.texts += rest[:end] + rest[end + 1 :]
+    return args
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A pipe on Windows would fail at the first character outside its code page.
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
-    args = parser().parse_args(arguments)
+    args = parse(arguments)
     try:
         args.act(args)
         sys.stdout.flush()

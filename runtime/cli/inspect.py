@@ -47,7 +47,8 @@ def act(args: argparse.Namespace) -> None:
         rows.append(("recipe", str(manifest.recipe.get("name", ""))))
     if manifest.parity:
         error, against = manifest.parity.get("max_abs_error"), manifest.parity.get("against")
-        rows.append(("checked", f"differs from {against} by at most {error:.2g}"))
+        shown = f"{error:.2g}" if isinstance(error, int | float) else str(error)
+        rows.append(("checked", f"differs from {against} by at most {shown}"))
     for name, entry in manifest.files.items():
         rows.append(("file", f"{name}  {entry.size / 1e6:.3f} MB  sha256 {entry.sha256[:12]}..."))
     rows.append(("size", f"{bundle.size / 1e6:.1f} MB, written by torchless {manifest.torchless}"))

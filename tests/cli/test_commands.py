@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,23 +49,11 @@ def test_run_streams_what_the_model_says(shell: Shell, gpt_bundle: Path, gpt: to
 
 
 def test_run_passes_every_setting_on(shell: Shell, gpt_bundle: Path, gpt: torchless.TextGeneration) -> None:
-    options = {"max_new_tokens": 12, "temperature": 0.7, "top_k": 9, "top_p": 0.8, "seed": 3}
+    options = {"max_new_tokens": 12, "temperature": 2.5, "top_k": 90, "top_p": 0.9, "seed": 3}
     flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
     expected = gpt("The union", **options).text
     assert shell("run", gpt_bundle, "The union", *flags)[1] == expected + "\n"
     assert expected != gpt("The union", max_new_tokens=12).text
-
-
-def test_run_gives_one_json_object_a_line(shell: Shell, gpt_bundle: Path, gpt: torchless.TextGeneration) -> None:
-    code, out, err = shell(
-        "run", gpt_bundle, "--json", "--lines", "--max-new-tokens", 5, given="The union\nß 🎉\n\n"
-    )
-    found = [json.loads(line) for line in out.splitlines()]
-    assert (code, err) == (0, "")
-    for text, one in zip(["The union", "ß 🎉"], found, strict=True):
-        expected = gpt(text, max_new_tokens=5)
-        assert (one["prompt"], one["text"], one["token_ids"]) == (text, expected.text, expected.token_ids)
-        assert one["finish_reason"] == expected.finish_reason
 
 
 def test_run_answers_every_task(
@@ -91,26 +76,32 @@ def test_run_answers_every_task(
         assert [json.loads(line)["text"] for line in lines] == texts, task
 
 
-def test_interactive_answers_line_by_line(shell: Shell, gpt_bundle: Path, gpt: torchless.TextGeneration) -> None:
-    expected = [gpt(text, max_new_tokens=4).text for text in ("The union", "A")]
-    code, out, _ = shell("run", gpt_bundle, "-i", "--max-new-tokens", 4, given="The union\n\nA\n")
-    assert (code, out) == (0, "".join(text + "\n" for text in expected))
+def test_texts_may_stand_before_between_and_after_options(shell: Shell, bert_bundles: dict[str, Path]) -> None:
+    bundle = bert_bundles["text-classification"]
+    expected = shell("run", bundle, "a", "b c", "d")
+    assert expected[0] == 0 and len(expected[1].splitlines()) == 3
+    assert shell("run", "--batch-size", 2, bundle, "a", "b c", "d") == expected
+    assert shell("run", bundle, "--batch-size", 2, "a", "b c", "d") == expected
+    assert shell("run", bundle, "a", "--batch-size", 2, "b c", "--truncation", "d") == expected
+    assert shell("run", bundle, "--truncation", "-", given="a\nb c\nd\n") == expected
+    minus = shell("run", bundle, "--", "-5 degrees")
+    assert minus[0] == 0 and shell("run", bundle, "--truncation", "--", "-5 degrees") == minus
+    code, _, error = shell("run", bundle, "a", "--max-tokens", 3)
+    assert code == 2 and "unrecognized arguments: --max-tokens" in error
+    assert shell("inspect", bundle, "more")[0] == 2
 
 
-WRONG: list[tuple[list[str], str]] = [
-    ([], "usage:"),
-    (["fly"], "invalid choice: 'fly'"),
-    (["run"], "BUNDLE"),
-    (["run", "BUNDLE", "x", "--max-new-tokens", "many"], "invalid int value: 'many'"),
-    (["run", "BUNDLE", "x", "-i"], "-i asks for the texts itself: leave TEXT out"),
-    (["export", "a"], "OUT"),
-    (["export", "a", "b", "--dialect", "fast"], "invalid choice: 'fast'"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=lambda value: str(value)[:40])
-def test_wrong_usage_is_exit_code_2(shell: Shell, gpt_bundle: Path, arguments: list[str], message: str) -> None:
-    code, out, err = shell(*(str(gpt_bundle) if part == "BUNDLE" else part for part in arguments))
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "invalid choice: 'fly'"),
+        (["run"], "BUNDLE"),
+        (["export", "a"], "OUT"),
+        (["export", "a", "b", "--dialect", "fast"], "invalid choice: 'fast'"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(shell: Shell, arguments: list[str], message: str) -> None:
+    code, out, err = shell(*arguments)
     assert (code, out) == (2, "")
     assert message in err and "Traceback" not in err
 
@@ -147,26 +138,6 @@ def test_a_torchless_error_is_one_line_and_exit_code_1(
     assert (code, out) == (1, "") and "standard input is not UTF-8" in err
 
 
-def test_export_quantize_inspect_and_verify_work_together(
-    shell: Shell, gpt_checkpoint: Path, tmp_path: Path, gpt: torchless.TextGeneration
-) -> None:
-    bundle, small = tmp_path / "gpt", tmp_path / "gpt-int8"
-    code, out, err = shell("export", gpt_checkpoint, bundle, "--dialect", "all")
-    assert code == 0 and out.startswith(f"{bundle}: text-generation,") and "differs from transformers" in out
-    assert "writing the fused graph" in err  # progress is not a result
-    code, out, _ = shell("quantize", bundle, small, "--recipe", "int8")
-    assert code == 0 and out.startswith(f"{small}: int8,")
-    for folder, precision in ((bundle, "fp32"), (small, "int8")):
-        code, out, _ = shell("inspect", folder)
-        assert code == 0 and precision in out and "64 tokens of a vocabulary of 320" in out
-        assert json.loads(shell("inspect", folder, "--json")[1])["graphs"][0]["precision"] == precision
-        code, out, _ = shell("verify", folder, "--against", gpt_checkpoint, "--json")
-        report = json.loads(out)
-        assert code == 0 and report["ok"] is True
-        assert (report["against"]["max_abs_error"] < 1e-4) == (precision == "fp32")
-    assert shell("run", bundle, "A", "--max-new-tokens", 3)[1] == gpt("A", max_new_tokens=3).text + "\n"
-
-
 def test_verify_of_a_bundle_that_was_changed_is_exit_code_1(
     shell: Shell, gpt_bundle: Path, copy_of: CopyOf
 ) -> None:
@@ -194,43 +165,11 @@ def test_doctor_tells_the_versions_and_never_fails(shell: Shell, monkeypatch: py
     assert found["torchless"] == torchless.__version__ and found["providers_usable"] == ["cpu"]
     assert "torchless" in shell("doctor")[1]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    code, out, _ = shell("doctor")
-    assert code == 0
+    code, out, err = shell("doctor")
+    assert (code, err) == (0, "") and "onnxruntime is not installed: pip install" in out
 
 
 @pytest.mark.parametrize("command", [[], ["export"], ["quantize"], ["run"], ["inspect"], ["verify"], ["doctor"]])
 def test_every_command_has_help(shell: Shell, command: list[str]) -> None:
     code, out, err = shell(*command, "--help")
     assert (code, err) == (0, "") and out.startswith("usage: torchless") and len(out) > 200
-
-
-def command_line(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "torchless.cli", *map(str, arguments)]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals and pipes of Unix")
-def test_ctrl_c_is_exit_code_130_without_a_traceback(gpt_bundle: Path) -> None:
-    pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
-    with subprocess.Popen(
-        command_line("run", gpt_bundle, "-i", "--max-new-tokens", 3), text=True, **pipes
-    ) as process:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write("The union\n")
-        process.stdin.flush()
-        process.stdout.readline()  # it is running
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "interrupted" in errors and "Traceback" not in errors
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals and pipes of Unix")
-def test_a_reader_that_leaves_is_no_error(gpt_bundle: Path) -> None:
-    command = command_line("run", gpt_bundle, "--json", *["The union"] * 200, "--max-new-tokens", 2)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stderr is not None
-        assert json.loads(process.stdout.readline())["prompt"] == "The union"
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 0
