@@ -34,7 +34,10 @@ def make_bundles(checkpoint: str, out: Path) -> list[Path]:
     """The exported bundle and one of each recipe, in that order."""
     bundles = [export(HERE / "checkpoints" / checkpoint, out / checkpoint, overwrite=True)]
     for recipe in RECIPES:
-        bundles.append(quantize(bundles[0], out / f"{checkpoint}-{recipe}", recipe=recipe, overwrite=True))
+        try:
+            bundles.append(quantize(bundles[0], out / f"{checkpoint}-{recipe}", recipe=recipe, overwrite=True))
+        except torchless.ProviderError as error:  # an onnxruntime that is too old for this processor
+            print(f"no {recipe}: {error}", file=sys.stderr)
     return bundles
 
 
@@ -129,7 +132,8 @@ def main() -> None:
     head = ["bundle", "precision", "on disk", "speed here", "on held-out text", "against fp32"]
     print()
     print_table([head, *measure_gpt(gpts, text), *measure_bert(berts, mails)])
-    print(f"\nThe bundles are in {out}: try  torchless run {gpts[1]} 'My fellow citizens' ")
+    command = f"{sys.executable} -m torchless.cli run {gpts[1]} 'My fellow citizens'"
+    print(f"\nThe bundles are in {out}: try\n\n    {command}")
 
 
 if __name__ == "__main__":

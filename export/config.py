@@ -15,6 +15,15 @@ class Config:
         self.raw = raw
         self._where = where
 
+    def renamed(self, names: Mapping[str, str]) -> Config:
+        """The same with fields under their first names. One that has both names is refused: which one counts?"""
+        both = [
+            f"{second} and {first}" for second, first in names.items() if second in self.raw and first in self.raw
+        ]
+        if both:
+            raise ExportError(f"{self._where} has {', '.join(both)}, which are two names for one thing: remove one")
+        return Config({names.get(name, name): value for name, value in self.raw.items()}, self._where)
+
     def whole(self, name: str, default: int | None = None, *, least: int = 1) -> int:
         value = self._take(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:

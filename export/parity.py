@@ -59,8 +59,15 @@ def compare(bundle: Bundle, checkpoint: str | os.PathLike[str]) -> dict[str, Any
         raise ExportError("comparing with a checkpoint needs torch: pip install 'torchless[export,torch]'")
     from torchless.export.sources import open_source
 
+    manifest = bundle.manifest
     source = open_source(checkpoint, bundle.file("tokenizer.json") if bundle.has("tokenizer.json") else None)
-    probe = Probe.make(bundle.manifest, segments=int(source.config.get("type_vocab_size") or 1), seed=1)
+    theirs = source.config.get("model_type"), source.config.get("vocab_size")
+    if theirs != (manifest.family, manifest.vocab_size):
+        raise ExportError(
+            f"{source.where} is a {theirs[0]} with a vocabulary of {theirs[1]}, {bundle.path} a "
+            f"{manifest.family} with {manifest.vocab_size}: give the checkpoint that it was made from"
+        )
+    probe = Probe.make(manifest, segments=int(source.config.get("type_vocab_size") or 1), seed=1)
     reference = run_torch(source, bundle.manifest.task, bundle.manifest.pooling, probe)
     outputs = run_probe(bundle, bundle.manifest.graphs[0], probe)
     return record(_torch_name(), probe, outputs, max_error(outputs, reference))
@@ -85,8 +92,17 @@ def run_torch(source: Source, task: str, pooling: Pooling | None, probe: Probe) 
             if task == "feature-extraction":
                 outputs.append(_pooled(answer.last_hidden_state[0].numpy(), pooling))
             else:
-                outputs.append(answer.logits[0].numpy())
+                outputs.append(_logits(model, answer)[0].numpy())
     return outputs
+
+
+def _logits(model: Any, answer: Any) -> Any:
+    """Those of the head, of the masked-word head of two, or of a bare GPT's own embedding."""
+    if hasattr(answer, "logits"):
+        return answer.logits
+    if hasattr(answer, "prediction_logits"):
+        return answer.prediction_logits
+    return answer.last_hidden_state @ model.get_input_embeddings().weight.T
 
 
 def _torch_model(source: Source, task: str) -> Any:
@@ -103,6 +119,13 @@ def _torch_model(source: Source, task: str) -> Any:
     transformers.utils.logging.disable_progress_bar()  # a line for a load of milliseconds
     try:
         kind = getattr(transformers, AUTO[task])
+        if source.folder is not None and not any(source.folder.glob("model*.safetensors*")):
+            # transformers knows pytorch_model.bin alone of torch's own files: fill the model from what was read.
+            model = kind.from_config(transformers.AutoConfig.from_pretrained(str(source.folder)))
+            state = {name: torch.from_numpy(array).float() for name, array in source.weights.everything().items()}
+            target = model if any(name in model.state_dict() for name in state) else model.base_model
+            target.load_state_dict(state, strict=False)
+            return model.float().eval()
         return kind.from_pretrained(str(source.folder), dtype=torch.float32, local_files_only=True).eval()
     finally:
         transformers.utils.logging.set_verbosity(quiet)

@@ -107,6 +107,8 @@ def _tokenizer(given: object) -> bytes:
 
 
 def _tensors(folder: Path) -> dict[str, Read]:
+    if (folder / "model.safetensors").is_file():  # before an index, as transformers does
+        return _safetensors(folder / "model.safetensors")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         places = _read_json(index).get("weight_map")
@@ -116,8 +118,6 @@ def _tensors(folder: Path) -> dict[str, Read]:
         if any(re.search(r"[/\\:]|^\.*$", shard) for shard in shards):  # Windows' separators too
             raise ExportError(f"{index} names a file outside the folder: do not trust this checkpoint")
         return {name: read for shard in shards for name, read in _safetensors(folder / shard).items()}
-    if (folder / "model.safetensors").is_file():
-        return _safetensors(folder / "model.safetensors")
     for name in ("pytorch_model.bin", "model.pt", "pytorch_model.pt"):
         if (folder / name).is_file():
             return _torch_file(folder / name)
@@ -125,7 +125,10 @@ def _tensors(folder: Path) -> dict[str, Read]:
 
 
 def _safetensors(path: Path) -> dict[str, Read]:
-    from safetensors import SafetensorError, safe_open
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise ExportError(f"{path.name} needs safetensors: pip install 'torchless[export]'") from None
 
     try:
         file: Any = safe_open(path, framework="numpy")

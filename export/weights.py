@@ -59,6 +59,10 @@ class Weights:
             )
         return array
 
+    def everything(self) -> dict[str, npt.NDArray[Any]]:
+        """All tensors by name, as they lie in the checkpoint."""
+        return {name: read() for name, read in self._tensors.items()}
+
     def check_copy(self, name: str, original: Float) -> None:
         """A second copy of a tied tensor may be there, but must hold the same: else which one is meant?"""
         if name in self and not np.array_equal(self[name], original):

@@ -36,10 +36,10 @@ def quantize(
     what cannot be read or written; nothing is left behind then.
     """
     chosen = find_recipe(recipe)
-    source = read_bundle(bundle)
+    source = read_bundle(bundle, verify=True)  # damaged weights would get a sound new hash
     graph = _graph_to_quantize(source)
-    if Path(out).resolve() == source.path.resolve():
-        raise QuantizationError(f"{out} is the bundle to be quantized: choose another name")
+    if source.path.resolve().is_relative_to(Path(out).resolve()):
+        raise QuantizationError(f"{out} is or holds the bundle to be quantized: choose another name")
     with new_bundle(out, overwrite=overwrite) as folder:
         _copy_companions(source, folder)
         report = _rewrite(source.file(graph.file), folder / graph.file, chosen)

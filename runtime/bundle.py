@@ -150,7 +150,7 @@ def read_bundle(path: str | os.PathLike[str], *, verify: bool = False) -> Bundle
     Raises BundleError for a missing folder or file, a size or sha256 that differs, a path that leaves the
     folder, a manifest that cannot be read or has a newer schema.
     """
-    folder = Path(path)
+    folder = Path(os.path.abspath(path))  # files are opened later, too, whatever the working directory is by then
     if not folder.is_dir():
         raise BundleError(
             f"{folder} is not a folder: give the folder that `torchless export` wrote"

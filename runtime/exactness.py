@@ -44,8 +44,8 @@ def signed_int8_saturates() -> bool:
     if products_are_exact(precise=True):
         return True
     raise ProviderError(
-        f"onnxruntime {onnxruntime.__version__} multiplies int8 wrongly on this processor: upgrade it (1.25 "
-        "repaired AMX), or use the float32 bundle or one of the recipe int4"
+        f"onnxruntime {onnxruntime.__version__} multiplies int8 wrongly on this processor: upgrade it to 1.25 "
+        "(which needs Python 3.11), or use the float32 bundle or one of the recipe int4"
     )
 
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from torchless.decoder import Decoder
 from torchless.errors import BundleError, ContextLengthError, InputError
 from torchless.sampling import Sampler, make_sampler
 
 FinishReason = Literal["stop", "length"]
 DEFAULT_NEW_TOKENS = 128
+COLDEST = 1e-5  # below it a draw is the likeliest token, and float32 logits overflow
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,10 @@ class GenerationConfig:
             _check("eos_token_id", token, int, lambda v: v >= 0, "a token id, a sequence of them or None")
 
     @classmethod
-    def read(cls, path: Path, eos: int | list[int] | None) -> GenerationConfig:
+    def read(cls, path: Path | None, eos: int | list[int] | None) -> GenerationConfig:
         """Defaults of the bundle: sampling settings of generation_config.json, and the manifest's end tokens."""
         config = cls(eos_token_id=_ids_of(eos))
-        if not path.is_file():
+        if path is None:
             return config
         try:
             raw: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -63,7 +66,7 @@ class GenerationConfig:
         unknown = sorted(set(settings) - known)
         if unknown:
             raise InputError(f"unknown setting {', '.join(unknown)} (known: {', '.join(sorted(known))})")
-        given = dict(settings)
+        given = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
         if "eos_token_id" in given:
             given["eos_token_id"] = _ids_of(given["eos_token_id"])
         asks = any(given.get(name) is not None for name in ("temperature", "top_k", "top_p", "seed"))
@@ -73,7 +76,7 @@ class GenerationConfig:
 
     @property
     def samples(self) -> bool:
-        return bool(self.do_sample) and self.temperature > 0
+        return bool(self.do_sample) and self.temperature > COLDEST
 
     def sampler(self) -> Sampler:
         """A sampler of its own for each row, so that a seed gives the same text in every position of a batch."""

@@ -26,6 +26,7 @@ def onnxruntime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise ProviderError(f"{INSTALL} ({error})") from None
+    onnxruntime.disable_telemetry_events()  # some builds send them; ours never do
     return onnxruntime
 
 
@@ -59,11 +60,12 @@ def open_session(
     Raises BundleError for a graph that this onnxruntime cannot read, ProviderError for a provider that did not
     take it.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 0):
+    whole = isinstance(threads, int) and not isinstance(threads, bool)
+    if threads is not None and not (whole and 0 <= threads <= 4096):
         raise InputError(f"threads={threads!r}: give a whole number, 0 for one a physical core")
     ort = onnxruntime()
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors become exceptions; onnxruntime's warnings are about its own choices
+    options.log_severity_level = 4  # errors become exceptions, and their lines would stand beside ours
     options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # shapes change with every text, so no plan fits twice

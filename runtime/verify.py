@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from torchless.bundle import read_bundle
 from torchless.errors import BundleError
-from torchless.probe import TOLERANCE, Probe, run_probe, sample
+from torchless.probe import TOLERANCE, Probe, max_error, run_probe, sample
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class Verification:
         return all(error <= self.tolerance for error in self.errors.values())
 
 
+def tolerance(parity: Mapping[str, Any], *, lossy: bool) -> float:
+    """How far outputs may be from a parity record's: float32's noise, or a quantized bundle's own distance."""
+    allowed = TOLERANCE * max(1.0, float(parity.get("largest_output", 1.0)))
+    return max(allowed, float(parity.get("max_abs_error", 0.0))) if lossy else allowed
+
+
 def verify(path: str | os.PathLike[str]) -> Verification:
     """Hash every file, then run each graph on the inputs of the manifest's parity record.
 
@@ -40,13 +47,15 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     errors: dict[str, float] = {}
     for graph in bundle.manifest.graphs:
         try:
-            pairs = zip(sample(run_probe(bundle, graph, probe)), parity["values"], strict=True)
-            errors[graph.file] = max(float(np.abs(np.subtract(a, b)).max(initial=0)) for a, b in pairs)
+            here = [np.array(row, np.float32) for row in sample(run_probe(bundle, graph, probe))]
+            errors[graph.file] = max_error(here, [np.array(row, np.float32) for row in parity["values"]])
         except (KeyError, TypeError, ValueError):
             raise BundleError(f"{bundle.path}: the manifest's parity record is damaged: export it again") from None
     # On another processor float sums differ in the last bit, roundings then fall the other way, and each moves
     # an int8 output by far more: up to as far as it is from float32 anyway.
     lossy = bundle.manifest.recipe is not None
-    allowed = TOLERANCE * max(1.0, float(parity.get("largest_output", 1.0)))
-    allowed = max(allowed, float(parity.get("max_abs_error", 0.0))) if lossy else allowed
+    try:
+        allowed = tolerance(parity, lossy=lossy)
+    except (TypeError, ValueError):
+        raise BundleError(f"{bundle.path}: the manifest's parity record is damaged: export it again") from None
     return Verification(len(bundle.manifest.files), errors, allowed, str(parity.get("against", "")))

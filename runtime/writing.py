@@ -64,8 +64,19 @@ def _refuse_to_destroy(target: Path, overwrite: bool) -> None:
         raise BundleError(f"{target} exists: choose another name, or pass overwrite=True (--overwrite)")
     if not target.is_dir() or target.is_symlink():
         raise BundleError(f"{target} is not a folder, so it is not overwritten: choose another name")
-    if any(target.iterdir()) and not (target / MANIFEST).is_file():
-        raise BundleError(f"{target} holds something other than a bundle, so it is not overwritten")
+    inside = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
+    if inside and (foreign := sorted(inside - {MANIFEST} - _listed(target))):
+        raise BundleError(f"{target} holds {foreign[0]}, which is of no bundle, so it is not overwritten")
+
+
+def _listed(folder: Path) -> set[str]:
+    """The files that the folder's manifest lists; none where it has no manifest that can be read."""
+    try:
+        return set(Manifest.from_json((folder / MANIFEST).read_text(encoding="utf-8")).files)
+    except (OSError, ValueError, BundleError) as error:
+        raise BundleError(
+            f"{folder} holds something other than a bundle, so it is not overwritten ({error})"
+        ) from None
 
 
 def _rename_into_place(partial: Path, target: Path, overwrite: bool) -> None:

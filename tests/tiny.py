@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,11 @@ def change_json(path: Path, **fields: Any) -> None:
     content = json.loads(path.read_text(encoding="utf-8")) | fields
     kept = {name: value for name, value in content.items() if value is not ...}
     path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def hear_ctrl_c() -> None:
+    """For a child process: a shell starts background jobs deaf to Ctrl-C, and their children inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def furthest(one: Any, other: Any) -> float:

@@ -5,8 +5,9 @@
 A lower-case WordPiece tokenizer; masked words (15 %, of these 80 % [MASK], 10 % another word, 10 % kept) as
 in the BERT paper, without next-sentence prediction; then fine-tuning of all weights with a fresh classifier,
 where masked words stay as an auxiliary loss: without them few mails are soon known by heart.
-AdamW, warm-up, linear decay. A tenth of the training mails chooses the weights in both phases; the held-out
-mails are read once, at the end, by the half-precision weights loaded back from the written folder.
+AdamW, warm-up, linear decay. A tenth of the training mails chooses the pre-trained weights; the fine-tuned
+ones are the moving average over their steps. The held-out mails are read once, at the end, by the
+half-precision weights loaded back from the written folder.
 """
 
 from __future__ import annotations
@@ -193,10 +194,10 @@ def finetune(
     steps = args.epochs * len(epochs)
     optimizer = make_optimizer(model, args.finetune_lr, weight_decay=0.01, beta2=0.98)
     run = Run(model, optimizer, args.state.with_suffix(".finetune"))
-    limits = {"minutes": args.finetune_minutes, "judge_every": len(epochs) // 2}
+    limits = {"minutes": args.finetune_minutes, "judge_every": len(epochs) // 2, "average": 0.995}
     plan = Plan(steps, args.finetune_lr, warmup=steps // 10, floor=0.0, **limits)
     train(run, loss_at, judge, plan, "line")
-    run.use_best()
+    run.use_average()
     print(f"fine-tuned: {run.step} steps, {run.seconds / 60:.1f} min, loss {run.best:.4f}", flush=True)
     return model
 
@@ -254,11 +255,11 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=HERE / "data" / "bert.state", help="where a run resumes")
     parser.add_argument("--restart", action="store_true", help="begin anew although there is a state")
     parser.add_argument("--steps", type=int, default=12000, help="steps of pre-training")
-    parser.add_argument("--epochs", type=int, default=6, help="epochs of fine-tuning")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of fine-tuning")
     parser.add_argument("--minutes", type=float, help="end pre-training after this long")
     parser.add_argument("--finetune-minutes", type=float, help="end fine-tuning after this long")
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--finetune-lr", type=float, default=3e-4)
+    parser.add_argument("--finetune-lr", type=float, default=2.5e-4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(

@@ -36,6 +36,7 @@ class Plan:
     minutes: float | None = None
     judge_every: int = 250
     save_every: int = 100
+    average: float | None = None  # keep a moving average of the weights, this much of it from before each step
 
 
 def keep_tokenizer(path: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
@@ -76,6 +77,16 @@ class Run:
         self.model, self.optimizer, self.path = model, optimizer, path
         self.step, self.seconds = 0, 0.0
         self.best, self.best_weights = math.inf, None
+        self.average: dict[str, Tensor] | None = None
+
+    def follow(self, keep: float) -> None:
+        """Move the average of the weights towards the weights of now."""
+        now = self.model.state_dict()
+        if self.average is None:
+            self.average = {name: tensor.detach().clone() for name, tensor in now.items()}
+        for name, tensor in now.items():
+            if tensor.is_floating_point():
+                self.average[name].lerp_(tensor.detach(), 1 - keep)
 
     def save(self) -> None:
         """Write the state to a sibling and rename it into place."""
@@ -89,6 +100,7 @@ class Run:
             "seconds": self.seconds,
             "best": self.best,
             "best_weights": self.best_weights,
+            "average": self.average,
         }
         torch.save(state, part)
         os.replace(part, self.path)
@@ -106,6 +118,7 @@ class Run:
         torch.set_rng_state(state["rng"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.best, self.best_weights = state["best"], state["best_weights"]
+        self.average = state.get("average")
         return True
 
     def judge(self, judge: Judge) -> None:
@@ -118,6 +131,12 @@ class Run:
             self.best = figure
             self.best_weights = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         print(f"step {self.step}: held-out {figure:.4f} (best {self.best:.4f})", flush=True)
+
+    def use_average(self) -> None:
+        """Put the averaged weights into the model and leave it ready to measure."""
+        if self.average is not None:
+            self.model.load_state_dict(self.average)
+        self.model.eval()
 
     def use_best(self) -> None:
         """Put the best weights into the model and leave it ready to measure."""
@@ -145,6 +164,8 @@ def train(run: Run, loss_at: Loss, judge: Judge, plan: Plan, shape: str = "cosin
             run.optimizer.step()
             run.optimizer.zero_grad(set_to_none=True)
             run.step += 1
+            if plan.average is not None:
+                run.follow(plan.average)
             run.seconds = time.monotonic() - start
             if run.step % 20 == 0:
                 pace = (run.seconds - spent) / (run.step - shown)

@@ -18,6 +18,13 @@ from torchless.export.families import Facts
 from torchless.export.parts import Biased, Pending, activate, add, conv1d, embed, norm, pick_rows, project
 from torchless.export.weights import Weights
 
+# transformers takes the fields by these names, too.
+SECOND_NAMES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
 HEADS = {"GPT2LMHeadModel": "text-generation", "GPT2Model": "text-generation"}
 
 
@@ -37,6 +44,7 @@ class GPT2Config:
 
     @classmethod
     def read(cls, c: Config) -> GPT2Config:
+        c = c.renamed(SECOND_NAMES)
         c.refuse("add_cross_attention", False)
         c.refuse("is_encoder_decoder", False)
         c.refuse("pruned_heads", {})

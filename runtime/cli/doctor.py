@@ -54,10 +54,11 @@ def examine() -> dict[str, Any]:
     if len(found["onnxruntime_wheels"]) > 1:
         advice.append("several onnxruntime wheels overwrite each other: uninstall all of them, install one")
     try:
-        from torchless.exactness import signed_int8_saturates
         from torchless.session import default_threads, onnxruntime
 
         ort = onnxruntime()
+        from torchless.exactness import signed_int8_saturates
+
         by_name = {ort_name: name for name, ort_name in ORT_NAMES.items()}
         found["threads"] = default_threads() or "one a physical core"
         found["providers_in_wheel"] = [by_name.get(p, p) for p in ort.get_available_providers()]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from torchless.errors import InputError
+from torchless.errors import InputError, TorchlessError
 
 # Which options belong to which task; any other one is refused by name.
 GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "seed", "return_full_text")
@@ -66,7 +66,10 @@ def act(args: argparse.Namespace) -> None:
         answer = generate if isinstance(model, torchless.TextGeneration) else answer_all
         if args.interactive:
             for line in _asked():
-                answer(model, [line], settings, args.json)
+                try:
+                    answer(model, [line], settings, args.json)
+                except TorchlessError as error:  # one text that does not fit ends no conversation
+                    print(f"torchless: {error}", file=sys.stderr)
         else:
             texts = _standard_input(answer is generate and not args.lines) if read_input else args.texts
             answer(model, texts, settings, args.json)

@@ -69,7 +69,8 @@ class TextGeneration(Model):
         super().__init__(bundle, settings)
         self._runner = Decoder(self.session, bundle)
         eos = bundle.manifest.special_tokens.get("eos")
-        self.config = GenerationConfig.read(bundle.file("generation_config.json"), eos)
+        listed = "generation_config.json" if bundle.has("generation_config.json") else None
+        self.config = GenerationConfig.read(bundle.file(listed) if listed else None, eos)
 
     @property
     def decoder(self) -> Decoder:

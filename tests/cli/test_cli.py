@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 import torchless
 from torchless.cli import main
@@ -154,7 +155,9 @@ def test_ctrl_c_while_generating_keeps_what_was_said_and_exits_with_130(gpt_bund
     endless += "t.decode = lambda *a: (time.sleep(0.05) or t_ for t_ in itertools.repeat(Token(0, 40, None)))\n"
     endless = endless.replace("import sys", "from torchless.generation import Token; import sys", 1)
     endless += f"from torchless.cli import main; sys.exit(main(['run', {str(gpt_bundle)!r}, 'The']))"
-    process = subprocess.Popen([sys.executable, "-c", endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=tiny.hear_ctrl_c
+    )
     assert process.stdout is not None
     first = process.stdout.read(1)  # it has begun
     time.sleep(0.1)

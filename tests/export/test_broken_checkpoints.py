@@ -157,6 +157,7 @@ INDEXES: list[tuple[object, str]] = [
 def test_an_index_of_shards_that_leaves_the_folder_or_lies_is_refused(
     index: object, match: str, gpt2: Path, tmp_path: Path
 ) -> None:
+    (gpt2 / "model.safetensors").unlink()
     (gpt2 / "model.safetensors.index.json").write_text(json.dumps(index))
     tiny.refused(gpt2, match, tmp_path)
 

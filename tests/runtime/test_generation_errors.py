@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 
 import torchless
 from torchless import ContextLengthError, GenerationError, InputError, TextGeneration
@@ -185,5 +186,5 @@ print("as before")
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 def test_a_real_ctrl_c_leaves_the_model_usable(gpt_bundle: Path) -> None:
     command = [sys.executable, "-c", INTERRUPTED, str(gpt_bundle)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=tiny.hear_ctrl_c)
     assert done.stdout == "as before\n", done.stderr

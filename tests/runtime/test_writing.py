@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 
 import torchless
 from torchless import BundleError, writing
@@ -58,11 +59,13 @@ def test_overwriting_replaces_a_bundle_whole_and_an_empty_folder(
     gpt_checkpoint: Path, bert_bundles: dict[str, Path], copy_of: CopyOf, tmp_path: Path
 ) -> None:
     old = copy_of(bert_bundles["fill-mask"])
-    (old / "note.txt").write_text("of the old one")
+    (old / "note.txt").write_text("not of the bundle")
+    with pytest.raises(BundleError, match=r"holds note\.txt, which is of no bundle, so it is not overwritten"):
+        export(gpt_checkpoint, old, overwrite=True)
+    (old / "note.txt").unlink()
     assert export(gpt_checkpoint, old, overwrite=True) == old
     with torchless.load(old, verify=True) as model:
         assert isinstance(model, torchless.TextGeneration)
-    assert not (old / "note.txt").exists()
     (tmp_path / "empty").mkdir()
     torchless.load(export(gpt_checkpoint, tmp_path / "empty", overwrite=True)).close()
     assert sorted(os.listdir(tmp_path)) == sorted([old.name, "empty"])
@@ -170,7 +173,9 @@ export(sys.argv[1], sys.argv[2])
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 def test_a_real_ctrl_c_in_another_process_leaves_nothing_behind(gpt_checkpoint: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", INTERRUPTED, str(gpt_checkpoint), str(tmp_path / "new" / "out")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=tiny.hear_ctrl_c
+    )
     with process, contextlib.ExitStack() as stack:
         stack.callback(process.kill)
         assert process.stdout is not None and process.stdout.readline() == "writing\n"
