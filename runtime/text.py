@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokenizers import Encoding
@@ -24,6 +24,7 @@ class Tokenizer:
 
     fast: FastTokenizer
     path: Path
+    _cutters: dict[int, FastTokenizer] = field(default_factory=dict, repr=False, compare=False)  # by limit
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -52,11 +53,14 @@ class Tokenizer:
 
     def cut(self, text: Text, limit: int) -> Encoding:
         """The same, cut to `limit` tokens from its end (of a pair, from the longer one), special ones kept."""
-        cutter = FastTokenizer.from_str(self.fast.to_str())  # a copy: the setting is global, threads share it
-        try:
-            cutter.enable_truncation(limit)
-        except Exception as error:
-            raise TokenizerError(f"{self.path} cannot cut to {limit} tokens ({error})") from None
+        cutter = self._cutters.get(limit)
+        if cutter is None:
+            cutter = FastTokenizer.from_str(self.fast.to_str())  # a copy: the setting is its own, threads share it
+            try:
+                cutter.enable_truncation(limit)
+            except Exception as error:
+                raise TokenizerError(f"{self.path} cannot cut to {limit} tokens ({error})") from None
+            self._cutters[limit] = cutter
         encoding = Tokenizer(cutter, self.path).encode(text)
         if len(encoding.ids) > limit:  # the library then leaves the text whole
             raise TokenizerError(f"{self.path} cannot cut to {limit} tokens: the special ones alone are more")
