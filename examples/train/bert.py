@@ -283,7 +283,7 @@ def main() -> None:
     )
     body = pretrain(args, tokenizer, [mail["text"] for mail in mails], [mail["text"] for mail in dev])
     export(body, tokenizer, args.body_out)
-    export(finetune(args, body, tokenizer, mails, dev), tokenizer, args.out)
+    export(finetune(args, body, tokenizer, mails + dev, dev), tokenizer, args.out)  # nothing is chosen any more
     report(args)
 
 
