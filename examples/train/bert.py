@@ -118,9 +118,8 @@ def pieces(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
 def pretrain(args: argparse.Namespace, tokenizer: Tokenizer, texts: list[str], dev: list[str]) -> BertForMaskedLM:
     """Masked-word training; gives the model with its best weights."""
     torch.manual_seed(args.seed)
-    model = BertForMaskedLM(
-        make_config(architectures=["BertForMaskedLM"], hidden_dropout_prob=0.0)
-    )  # no word is seen often
+    # No dropout: no mail is seen often enough to be learned by heart.
+    model = BertForMaskedLM(make_config(architectures=["BertForMaskedLM"], hidden_dropout_prob=0.0))
     rows, dev_rows = pieces(tokenizer, texts), pieces(tokenizer, dev)
     epochs, dtype = Epochs(rows, BUDGET, args.seed), getattr(torch, args.dtype)
     tokens = sum(map(len, rows))
@@ -149,7 +148,10 @@ def pretrain(args: argparse.Namespace, tokenizer: Tokenizer, texts: list[str], d
 def finetune(
     args: argparse.Namespace, body: BertForMaskedLM, tokenizer: Tokenizer, mails: list[dict], dev: list[dict]
 ) -> BertForSequenceClassification:
-    """Classifier training from the pre-trained body; gives the model with its best weights."""
+    """Classifier training from the pre-trained body; gives the model with the average of its weights.
+
+    dev: mails to show progress on; nothing is chosen by them, so they may be among those learned from.
+    """
     torch.manual_seed(args.seed)
     model = BertForSequenceClassification(
         make_config(

@@ -46,7 +46,7 @@ def act(args: argparse.Namespace) -> None:
         report["against"] = {name: parity[name] for name in ("against", "max_abs_error", "largest_output")}
         lines.append(f"differs from {parity['against']} by {parity['max_abs_error']:.1e}")
         lossy = bundle.manifest.recipe is not None
-        own = {**parity, **({"max_abs_error": 3 * (bundle.manifest.parity or {}).get("max_abs_error", 0)})}
+        own = parity | {"max_abs_error": 3 * (bundle.manifest.parity or {}).get("max_abs_error", 0)}
         # Other inputs than those of the record: a quantized bundle may be some way further off on them.
         report["ok"] = result.ok and parity["max_abs_error"] <= tolerance(own, lossy=lossy)
     print(json.dumps(report) if args.json else "\n".join(lines))
