@@ -14,9 +14,11 @@ from torchless.bundle import Graph, Manifest, Pooling
 from torchless.errors import ExportError
 from torchless.export.builder import Builder, Dialect
 from torchless.export.config import Config
-from torchless.export.families import Facts
+from torchless.export.families import FAMILIES, Facts
+from torchless.export.heads import Head
 from torchless.export.pooling import read_pooling
 from torchless.export.sources import GENERATION, TOKENIZER, Source, open_source
+from torchless.tasks import TASKS
 from torchless.writing import new_bundle, seal
 
 if TYPE_CHECKING:
@@ -30,7 +32,6 @@ DIALECTS: dict[Dialect, tuple[str, tuple[str, ...]]] = {
     "fused": ("model.onnx", ("cpu",)),
     "standard": ("model.standard.onnx", ("cpu",)),
 }
-FAMILIES = ("bert", "gpt2")
 
 
 def export(
@@ -63,7 +64,7 @@ def export(
         raise ExportError(f"dialect={dialect!r} is unknown (known: fused, standard, all)")
     tell = progress or (lambda line: None)
     opened = open_source(source, tokenizer)
-    plan = _plan(opened, task, pooling, normalize)
+    plan = make_plan(opened, task, pooling, normalize)
     with new_bundle(out, overwrite=overwrite) as folder:
         dialects: list[Dialect] = ["fused", "standard"] if dialect == "all" else [dialect]
         for one in dialects:
@@ -83,59 +84,71 @@ def export(
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What will be written: the family's module, the task and its head, the pooling."""
+    """What will be written: the family's file, the Hugging Face class and its head, the task, the pooling."""
 
-    family: str
-    task: str
+    family: str  # the config's model_type
+    architecture: str  # the class whose head is written, which need not be the checkpoint's own
+    head: Head
+    task: str  # what the bundle is for; several tasks can share a head
     pooling: Pooling | None
     context_limit: int | None  # shorter than the positions, as sentence-transformers has it
 
 
 def write_graph(source: Source, plan: Plan, dialect: Dialect, folder: Path) -> Facts:
     """Write the graph of one dialect into `folder`."""
-    module = importlib.import_module(f"torchless.export.families.{plan.family}")
+    module = _family_file(plan.family)
     builder = Builder(dialect)
-    facts: Facts = module.build(builder, Config(source.config), source.weights, plan.task, plan.pooling)
+    facts: Facts = module.build(builder, Config(source.config), source.weights, plan.head, plan.pooling)
     file, _ = DIALECTS[dialect]
     # Two dialects hold the same weights but not always in the same form, so each has a data file of its own.
     builder.save(folder, file, f"{file}.data")
     return facts
 
 
-def _plan(source: Source, task: str | None, pooling: str | None, normalize: bool | None) -> Plan:
+def _family_file(model_type: str) -> Any:
+    return importlib.import_module(f"torchless.export.families.{FAMILIES[model_type].file}")
+
+
+def make_plan(source: Source, task: str | None, pooling: str | None = None, normalize: bool | None = None) -> Plan:
+    """Which head of which class is written for `task`, by default the checkpoint's own."""
     family = source.config.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ExportError(
-            f"{source.where}: model_type={family!r} is not supported (supported: {', '.join(FAMILIES)})"
+            f"{source.where}: model_type={family!r} is not supported (supported: {', '.join(sorted(FAMILIES))})"
         )
-    module = importlib.import_module(f"torchless.export.families.{family}")
-    heads: Mapping[str, str] = module.HEADS
-    named = source.config.get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else "(none)"
+    prefix = FAMILIES[family].prefix
+    heads: Mapping[str, Head] = {prefix + name: head for name, head in _family_file(family).HEADS.items()}
+    architecture = next((name for name in source.architectures if name in heads), None)
+    known = {name for name, other in TASKS.items() if other.head in {head.task for head in heads.values()}}
     if task is None:
-        if architecture not in heads:
+        if architecture is None:
             raise ExportError(
-                f"{source.where}: the architecture {architecture} is not supported "
+                f"{source.where}: the architecture {next(iter(source.architectures), '(none)')} is not supported "
                 f"(supported: {', '.join(heads)}); pass task= to export another head of it"
             )
-        task = heads[architecture]
-    if task not in heads.values():
-        known = ", ".join(sorted(set(heads.values())))
-        raise ExportError(f"task={task!r} is not supported for {family} (supported: {known})")
+        task = heads[architecture].task
+    elif task not in known:
+        raise ExportError(f"task={task!r} is not supported for {family} (supported: {', '.join(sorted(known))})")
+    if architecture is None or heads[architecture].task != TASKS[task].head:
+        architecture = next(name for name, head in heads.items() if head.task == TASKS[task].head)
+    head = heads[architecture]
     if task != "feature-extraction":
         if pooling is not None or normalize is not None:
             raise ExportError(f"pooling and normalize belong to feature-extraction, not to {task}")
-        return Plan(family, task, None, None)
+        return Plan(family, architecture, head, task, None, None)
     found = read_pooling(source.folder) if source.folder else None
     chosen, limit = found or (Pooling("mean", normalize=False), None)
     mode = chosen.mode if pooling is None else pooling
-    return Plan(family, task, Pooling(mode, chosen.normalize if normalize is None else normalize), limit)
+    chosen = Pooling(mode, chosen.normalize if normalize is None else normalize)
+    return Plan(family, architecture, head, task, chosen, limit)
 
 
 def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect]) -> Manifest:
-    labels, problem = None, None
-    if plan.task == "text-classification":
-        labels, problem = _labels(source.config, facts), _problem_type(source.config)
+    labels, problem = plan.head.labels or None, None
+    if facts.labels is not None and labels is None:
+        labels = _labels(source.config, facts.labels)
+    if plan.head.task == "text-classification":
+        problem = _problem_type(source.config)
     return Manifest(
         family=plan.family,
         task=plan.task,
@@ -150,9 +163,8 @@ def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect])
     )
 
 
-def _labels(config: Mapping[str, Any], facts: Facts) -> tuple[str, ...]:
+def _labels(config: Mapping[str, Any], columns: int) -> tuple[str, ...]:
     """id2label in order; a config without one has Hugging Face's LABEL_0, LABEL_1, ..."""
-    columns = facts.labels or 0
     given = config.get("id2label") or {i: f"LABEL_{i}" for i in range(columns)}
     try:
         by_id = {int(key): str(label) for key, label in given.items()}
@@ -186,19 +198,31 @@ def _special_tokens(source: Source, vocab_size: int) -> dict[str, int | list[int
         from tokenizers import Tokenizer
 
         fast = Tokenizer.from_str(source.files[TOKENIZER].decode("utf-8"))
-        for role in ("cls", "sep", "mask", "unk", "pad"):
-            token = _token_of(source, role)
-            if role not in found and (known := fast.token_to_id(token)) is not None and known < vocab_size:
+        for role, customary in CUSTOMARY.items():
+            given = _token_of(source, role)
+            ids = [fast.token_to_id(token) for token in ([given] if given else customary)]
+            known = next((i for i in ids if i is not None and i < vocab_size), None)
+            if role not in found and known is not None:
                 found[role] = known
     return found
 
 
-def _token_of(source: Source, role: str) -> str:
-    """The text of a special token, as tokenizer_config.json has it, or else BERT's."""
+# What BERT's and RoBERTa's tokenizers call them.
+CUSTOMARY = {
+    "cls": ("[CLS]", "<s>"),
+    "sep": ("[SEP]", "</s>"),
+    "mask": ("[MASK]", "<mask>"),
+    "unk": ("[UNK]", "<unk>"),
+    "pad": ("[PAD]", "<pad>"),
+}
+
+
+def _token_of(source: Source, role: str) -> str | None:
+    """The text of a special token, where tokenizer_config.json has it."""
     path = source.folder / "tokenizer_config.json" if source.folder else None
     if path and path.is_file():
         given = json.loads(path.read_text(encoding="utf-8")).get(f"{role}_token")
         text = given.get("content") if isinstance(given, dict) else given
         if isinstance(text, str):
             return text
-    return f"[{role.upper()}]"
+    return None

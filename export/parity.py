@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
+import inspect
 import os
 import tempfile
 from pathlib import Path
@@ -21,20 +23,13 @@ if TYPE_CHECKING:
     from torchless.export.builder import Dialect
     from torchless.export.sources import Source
 
-AUTO = {
-    "text-generation": "AutoModelForCausalLM",
-    "text-classification": "AutoModelForSequenceClassification",
-    "fill-mask": "AutoModelForMaskedLM",
-    "feature-extraction": "AutoModel",
-}
-
 
 def check_export(folder: Path, source: Source, plan: Plan) -> dict[str, Any]:
     """Compare every graph in the sealed `folder` with its source; the parity record, or an ExportError."""
     bundle = read_bundle(folder)
     probe = Probe.make(bundle.manifest, segments=int(source.config.get("type_vocab_size") or 1))
     if has_torch():
-        against, reference = _torch_name(), run_torch(source, plan.task, plan.pooling, probe)
+        against, reference = _torch_name(), run_torch(source, plan, probe)
     else:
         against, reference = _other_dialect(bundle, source, plan, probe)
     worst, outputs = 0.0, reference
@@ -57,6 +52,7 @@ def compare(bundle: Bundle, checkpoint: str | os.PathLike[str]) -> dict[str, Any
     """
     if not has_torch():
         raise ExportError("comparing with a checkpoint needs torch: pip install 'torchless[export,torch]'")
+    from torchless.export import make_plan
     from torchless.export.sources import open_source
 
     manifest = bundle.manifest
@@ -68,7 +64,8 @@ def compare(bundle: Bundle, checkpoint: str | os.PathLike[str]) -> dict[str, Any
             f"{manifest.family} with {manifest.vocab_size}: give the checkpoint that it was made from"
         )
     probe = Probe.make(manifest, segments=int(source.config.get("type_vocab_size") or 1), seed=1)
-    reference = run_torch(source, bundle.manifest.task, bundle.manifest.pooling, probe)
+    plan = make_plan(source, manifest.task)
+    reference = run_torch(source, dataclasses.replace(plan, pooling=manifest.pooling), probe)
     outputs = run_probe(bundle, bundle.manifest.graphs[0], probe)
     return record(_torch_name(), probe, outputs, max_error(outputs, reference))
 
@@ -77,51 +74,59 @@ def has_torch() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
 
 
-def run_torch(source: Source, task: str, pooling: Pooling | None, probe: Probe) -> list[Float]:
+def run_torch(source: Source, plan: Plan, probe: Probe) -> list[Float]:
     """What the original model computes for each row alone, in float32, shaped as run_probe has it."""
     import torch
 
-    model = _torch_model(source, task)
+    model = _torch_model(source, plan)
     outputs: list[Float] = []
     with torch.no_grad():
         for ids, types in zip(probe.input_ids, probe.token_type_ids, strict=True):
-            given = {"input_ids": torch.tensor([ids])}
-            if task != "text-generation":
-                given["token_type_ids"] = torch.tensor([types])
-            answer = model(**given)
-            if task == "feature-extraction":
-                outputs.append(_pooled(answer.last_hidden_state[0].numpy(), pooling))
-            else:
-                outputs.append(_logits(model, answer)[0].numpy())
+            outputs.append(_answer(model, plan, torch.tensor([ids]), torch.tensor([types])))
     return outputs
 
 
-def _logits(model: Any, answer: Any) -> Any:
-    """Those of the head, of the masked-word head of two, or of a bare GPT's own embedding."""
-    if hasattr(answer, "logits"):
-        return answer.logits
-    if hasattr(answer, "prediction_logits"):
-        return answer.prediction_logits
-    return answer.last_hidden_state @ model.get_input_embeddings().weight.T
+def _answer(model: Any, plan: Plan, ids: Any, types: Any) -> Float:
+    """One row's output: [S,V] of words, [S,L] of tokens, [S,2] of spans, [L] of a text, [D] of an embedding."""
+    import torch
+
+    given = {"input_ids": ids}
+    if "token_type_ids" in inspect.signature(model.forward).parameters and plan.head.task != "text-generation":
+        given["token_type_ids"] = types
+    if plan.head.task == "multiple-choice":
+        given = {name: value[:, None] for name, value in given.items()}  # one choice
+    answer = model(**given)
+    if plan.head.task == "feature-extraction":
+        return _pooled(answer.last_hidden_state[0].numpy(), plan.pooling)
+    if plan.head.task == "question-answering":
+        logits = torch.stack([answer.start_logits, answer.end_logits], dim=-1)
+    elif hasattr(answer, "prediction_logits"):  # the masked-word head of two
+        logits = answer.prediction_logits
+    elif hasattr(answer, "logits"):
+        logits = answer.logits
+    else:  # a bare GPT, with its own embedding for a head
+        logits = answer.last_hidden_state @ model.get_input_embeddings().weight.T
+    result: Float = logits[0].numpy()
+    return result
 
 
-def _torch_model(source: Source, task: str) -> Any:
+def _torch_model(source: Source, plan: Plan) -> Any:
     import torch
     import transformers
 
     if source.module is not None:
         model = copy.deepcopy(source.module).to("cpu", torch.float32)
-        if task == "feature-extraction" and hasattr(model, "base_model"):
+        if plan.head.task == "feature-extraction" and hasattr(model, "base_model"):
             model = model.base_model
         return model.eval()
     quiet = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()  # a line for a load of milliseconds
     try:
-        kind = getattr(transformers, AUTO[task])
+        kind = getattr(transformers, plan.architecture)
         if source.folder is not None and not any(source.folder.glob("model*.safetensors*")):
             # transformers knows pytorch_model.bin alone of torch's own files: fill the model from what was read.
-            model = kind.from_config(transformers.AutoConfig.from_pretrained(str(source.folder)))
+            model = kind(transformers.AutoConfig.from_pretrained(str(source.folder)))
             state = {name: torch.from_numpy(array).float() for name, array in source.weights.everything().items()}
             target = model if any(name in model.state_dict() for name in state) else model.base_model
             target.load_state_dict(state, strict=False)
@@ -157,9 +162,8 @@ def _other_dialect(bundle: Bundle, source: Source, plan: Plan, probe: Probe) -> 
         folder = Path(scratch)
         facts = write_graph(source, plan, other, folder)
         graph = Graph(DIALECTS[other][0], other, "fp32", ("cpu",))
-        seal(
-            folder,
-            Manifest(plan.family, plan.task, facts.context_length, facts.vocab_size, (graph,), cache=facts.cache),
-        )
+        labels = tuple(f"LABEL_{i}" for i in range(facts.labels or 0))
+        sizes = facts.context_length, facts.vocab_size
+        seal(folder, Manifest(plan.family, plan.task, *sizes, (graph,), cache=facts.cache, labels=labels))
         outputs = run_probe(read_bundle(folder), graph, probe)
     return f"the {other} dialect in onnxruntime (torch was not installed)", outputs

@@ -36,6 +36,14 @@ class Source:
     folder: Path | None = None
     module: Any = None  # the live torch module, where there is one
 
+    @property
+    def architectures(self) -> list[str]:
+        """Names of Hugging Face classes: the checkpoint's, or the live module's class and those it derives from."""
+        if self.module is not None:
+            return [kind.__name__ for kind in type(self.module).__mro__]
+        named = self.config.get("architectures")
+        return [str(name) for name in named] if isinstance(named, list) else []
+
 
 def open_source(source: str | os.PathLike[str] | torch.nn.Module, tokenizer: object = None) -> Source:
     """A folder in Hugging Face layout, or a live module with a `.config`.

@@ -17,6 +17,7 @@ from torchless.errors import (
     TokenizerError,
     TorchlessError,
 )
+from torchless.tasks import TASKS
 from torchless.version import __version__
 
 if TYPE_CHECKING:
@@ -29,18 +30,9 @@ if TYPE_CHECKING:
 _NAMES = {
     "Candidate": "fill_mask",
     "Classification": "text_classification",
-    "Embedding": "embedding",
-    "FillMask": "fill_mask",
     "Generation": "text_generation",
     "Score": "text_generation",
-    "TextClassification": "text_classification",
-    "TextGeneration": "text_generation",
-}
-TASKS = {
-    "text-generation": "TextGeneration",
-    "text-classification": "TextClassification",
-    "fill-mask": "FillMask",
-    "feature-extraction": "Embedding",
+    **{task.cls: task.module for task in TASKS.values()},
 }
 
 __all__ = [
@@ -69,30 +61,37 @@ __all__ = [
 def load(
     bundle: str | os.PathLike[str],
     *,
+    task: str | None = None,
     provider: str = "cpu",
     threads: int | None = None,
     spin: bool = False,
     dialect: str | None = None,
     verify: bool = False,
 ) -> Any:
-    """Open a bundle: a TextGeneration, TextClassification, FillMask or Embedding, by the bundle's task.
+    """Open a bundle: a TextGeneration, TextClassification, FillMask, ..., by the bundle's task.
 
-    provider: "cpu", or "auto" for the best one that is here. threads: for one operator, by default one a
-    physical core. spin: let idle threads busy-wait between calls. dialect: "fused" or "standard", by default
-    the first that suits the provider. verify: hash the weights too, not only everything else.
+    task: another one that the same head can do, such as "zero-shot-classification" or "text-ranking" with a
+    bundle for text-classification. provider: "cpu", or "auto" for the best one that is here. threads: for one
+    operator, by default one a physical core. spin: let idle threads busy-wait between calls. dialect: "fused" or
+    "standard", by default the first that suits the provider. verify: hash the weights too, not only everything
+    else.
 
-    Raises BundleError for a folder that is not a sound bundle, ProviderError for a provider that cannot run.
+    Raises BundleError for a folder that is not a sound bundle, InputError for a task that its head cannot do,
+    ProviderError for a provider that cannot run.
     """
     from torchless.bundle import read_bundle
     from torchless.model import Settings
 
     opened = read_bundle(bundle, verify=verify)
-    task = opened.manifest.task
-    if task not in TASKS:
+    own = opened.manifest.task
+    if own not in TASKS:
         raise BundleError(
-            f"{opened.path} is for the task {task!r}, which this torchless does not know: upgrade torchless"
+            f"{opened.path} is for the task {own!r}, which this torchless does not know: upgrade torchless"
         )
-    kind = __getattr__(TASKS[task])
+    able = [name for name, other in TASKS.items() if other.head == TASKS[own].head]
+    if task is not None and task not in able:
+        raise InputError(f"task={task!r}: {opened.path} has a head for {own} (it can do: {', '.join(able)})")
+    kind = __getattr__(TASKS[task or own].cls)
     return kind(opened, Settings(provider, threads, spin, dialect))
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.errors import BundleError, ContextLengthError, GenerationError, InputError
 from torchless.session import bind, require
+from torchless.tasks import TASKS
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -80,7 +81,7 @@ class Decoder:
         self.layout = manifest.cache
         self.context_length = manifest.context_length
         self.vocab_size = manifest.vocab_size
-        _check_shapes(session, bundle)
+        self.width = _check_shapes(session, bundle)  # of logits: the vocabulary, or a head's columns
         self._past = [
             (f"past_key_values.{i}.{kind}", f"present.{i}.{kind}")
             for i in range(self.layout.layers)
@@ -122,6 +123,20 @@ class Decoder:
             cache.lengths[row] += len(chunk)
         return np.concatenate(logits) if len(logits) > 1 else logits[0]
 
+    def last(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Float:
+        """Logits [B,V] at the last token of each row of ids [B,S], padded on the right; nothing is kept.
+
+        A text without tokens has no last one: an InputError. Raises ContextLengthError past the context.
+        """
+        if not lengths.all():
+            raise InputError("a text is empty: this model answers at a text's last token, so give at least one")
+        cache = self.new_cache(len(ids))
+        cache.reserve(ids.shape[1])
+        step = Step(self, cache, 0, len(ids), ids.shape[1], 1)
+        step.input_ids[:] = ids
+        step.logits_positions[:, 0] = lengths - 1
+        return step.run(lengths)[:, 0]
+
     def stepper(self, cache: KVCache) -> Stepper:
         return Stepper(self, cache)
 
@@ -151,17 +166,21 @@ def chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _check_shapes(session: ort.InferenceSession, bundle: Bundle) -> None:
-    """Raise BundleError for a manifest whose sizes are not the graph's: buffers are allocated by them."""
-    layout, vocab_size = bundle.manifest.cache, bundle.manifest.vocab_size
+def _check_shapes(session: ort.InferenceSession, bundle: Bundle) -> int:
+    """How wide logits are. BundleError for a manifest whose sizes are not the graph's: buffers follow them."""
+    manifest = bundle.manifest
+    layout, head = manifest.cache, TASKS[manifest.task].head
     assert layout is not None
+    width = {"text-classification": len(manifest.labels or ()), "multiple-choice": 1}.get(head, manifest.vocab_size)
     shapes = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
     past, logits = shapes.get("past_key_values.0.key", [0] * 4), shapes.get("logits", [0])
     graph = (past[1], past[3], logits[-1])
-    if layout.layers >= len(shapes) or graph != (layout.heads, layout.head_size, vocab_size):
+    if layout.layers >= len(shapes) or graph != (layout.heads, layout.head_size, width):
         raise BundleError(
-            f"{bundle.path}: the manifest's cache layout or vocab_size is not that of its graph: {EXPORT_AGAIN}"
+            f"{bundle.path}: the manifest's cache layout, labels or vocab_size are not those of its graph: "
+            f"{EXPORT_AGAIN}"
         )
+    return width
 
 
 INPUTS = ("input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_positions")
@@ -177,7 +196,7 @@ class Step:
         self.seqlens_k = np.zeros(rows, np.int32)
         self.total_sequence_length = np.zeros((), np.int32)
         self.logits_positions = np.zeros((rows, picked), np.int64)
-        self.logits: Float = np.zeros((rows, picked, decoder.vocab_size), np.float32)
+        self.logits: Float = np.zeros((rows, picked, decoder.width), np.float32)
         self._ahead = np.arange(tokens)
         self._cache, self._first, self._last = cache, first, last
         self._session = decoder.session
@@ -191,11 +210,14 @@ class Step:
             self._binding.bind_ortvalue_input(past, value)
             self._binding.bind_ortvalue_output(present, value)
 
-    def run(self) -> Float:
-        """Logits [B,K,V], overwritten by the next run. The caller advances the cache's lengths."""
+    def run(self, lengths: npt.NDArray[np.int64] | None = None) -> Float:
+        """Logits [B,K,V], overwritten by the next run. The caller advances the cache's lengths.
+
+        lengths [B]: how many of the tokens are no padding, for rows that have no past.
+        """
         past = self._cache.lengths[self._first : self._last]
         np.add(past[:, None], self._ahead, out=self.position_ids)
-        np.add(past, len(self._ahead) - 1, out=self.seqlens_k, casting="unsafe")
+        np.add(past, (len(self._ahead) if lengths is None else lengths) - 1, out=self.seqlens_k, casting="unsafe")
         self.total_sequence_length[...] = past.max() + len(self._ahead)
         try:
             self._session.run_with_iobinding(self._binding)

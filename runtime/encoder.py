@@ -1,4 +1,4 @@
-"""An encoder over many texts: sorted by length into batches, padded, run, and given back in order."""
+"""A model that reads many texts: sorted by length into batches, padded, run, and given back in order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from tokenizers import Encoding
 
 from torchless.bundle import Bundle
+from torchless.decoder import Decoder
 from torchless.errors import InputError, TorchlessError
 from torchless.session import require
 
@@ -17,18 +18,27 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 Float = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class Encoder:
-    """The session of an encoder graph, and the one output that the task needs. Threads share it."""
+    """The session of a graph that reads a text at once, and the outputs that the task needs. Threads share it.
 
-    def __init__(self, session: ort.InferenceSession, bundle: Bundle, output: str) -> None:
-        require(session, bundle, INPUTS, [output])
+    An encoder sees the whole text for every token; a decoder with a classifier (GPT-1, GPT-2) answers at the
+    text's last token. Several outputs are stacked along a last axis.
+    """
+
+    def __init__(self, session: ort.InferenceSession, bundle: Bundle, *outputs: str) -> None:
         self.session = session
-        self.output = output
+        self.outputs = list(outputs)
         self.vocab_size = bundle.manifest.vocab_size
+        self._decoder = Decoder(session, bundle) if bundle.manifest.cache is not None else None
+        if self._decoder is None:
+            require(session, bundle, INPUTS[:2], outputs)
+            names = {value.name for value in session.get_inputs()}
+            self.inputs = [name for name in INPUTS if name in names]  # not every family knows segments
 
     def __call__(self, encodings: Sequence[Encoding], batch_size: int) -> Iterator[tuple[int, Float]]:
         """Yield (index, output of that text) for all texts, in no particular order.
@@ -52,13 +62,16 @@ class Encoder:
                 mask[row, :length] = 1
             if int(ids.max(initial=0)) >= self.vocab_size:
                 raise InputError("the tokenizer has more tokens than the model: they are not of one checkpoint")
-            yield from zip(batch, self.run(ids, mask, types), strict=True)
+            for index, output in zip(batch, self.run(ids, mask, types), strict=True):
+                yield index, output[: lengths[index]] if output.ndim == 2 else output
 
-    def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], types: npt.NDArray[np.int64]) -> Float:
-        """The graph's output for input_ids, attention_mask and token_type_ids, each int64 [B,S]."""
-        feeds = dict(zip(INPUTS, (ids, mask, types), strict=True))
+    def run(self, ids: Ids, mask: Ids, types: Ids) -> Float:
+        """The outputs for input_ids, attention_mask and token_type_ids, each int64 [B,S]."""
+        if self._decoder is not None:
+            return self._decoder.last(ids, mask.sum(axis=1))
+        feeds = {name: given for name, given in zip(INPUTS, (ids, mask, types), strict=True) if name in self.inputs}
         try:
-            (output,) = self.session.run([self.output], feeds)
+            outputs: list[Float] = self.session.run(self.outputs, feeds)
         except Exception as error:
             raise TorchlessError(f"onnxruntime failed: {str(error).splitlines()[0][:400]}") from error
-        return output  # type: ignore[no-any-return]
+        return outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)

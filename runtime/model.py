@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 BATCH_SIZE = 16
+STRATEGIES = ("longest_first", "only_first", "only_second")
 
 M = TypeVar("M", bound="Model")
 
@@ -91,13 +92,53 @@ class Model:
             f"precision={self.graph.precision!r}, provider={self.provider.name!r})"
         )
 
-    def encode(self, text: Text, *, truncation: bool) -> Encoding:
-        """Ids with special tokens, cut to the context if truncation is asked for, else a ContextLengthError."""
+    def encode(self, text: Text, fit: Fit) -> Encoding:
+        """Ids with special tokens, cut as `fit` says, else a ContextLengthError for too many."""
+        limit = fit.limit(self.context_length)
         encoding = self.tokenizer.encode(text)
-        if truncation and len(encoding.ids) > self.context_length:
-            return self.tokenizer.cut(text, self.context_length)
-        check_length(len(encoding.ids), self.context_length, advice="shorten it, or pass truncation=True")
+        if fit.truncation and len(encoding.ids) > limit:
+            return self.tokenizer.windows(text, limit, strategy=fit.strategy(text), side=fit.truncation_side)[0]
+        check_length(len(encoding.ids), limit, advice="shorten it, or pass truncation=True")
         return encoding
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a text is made to fit, named and meant as in transformers; a wrong value is an InputError.
+
+    truncation: False raises ContextLengthError for a text that is too long; True or "longest_first" cuts it,
+    "only_first" and "only_second" cut that text of a pair. max_length: in tokens, special ones included, by
+    default the context. truncation_side: "right" cuts the end, "left" the beginning.
+    """
+
+    truncation: bool | str = False
+    max_length: int | None = None
+    truncation_side: str = "right"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.truncation, bool) and self.truncation not in STRATEGIES:
+            raise InputError(f"truncation={self.truncation!r}: give True, False or one of {', '.join(STRATEGIES)}")
+        if self.truncation_side not in ("right", "left"):
+            raise InputError(f"truncation_side={self.truncation_side!r}: give right or left")
+        if self.max_length is not None:
+            check_count("max_length", self.max_length)
+
+    def limit(self, context: int) -> int:
+        if self.max_length is not None and self.max_length > context:
+            raise InputError(f"max_length={self.max_length:,}: the model takes {context:,} tokens")
+        return self.max_length or context
+
+    def strategy(self, text: Text) -> str:
+        """A text that is no pair is always the first."""
+        if self.truncation == "only_second" and not isinstance(text, tuple):
+            raise InputError("truncation='only_second' needs a pair of texts, and got one")
+        return self.truncation if isinstance(self.truncation, str) else "longest_first"
+
+
+def check_count(name: str, value: object, least: int = 1) -> None:
+    """InputError for anything but a whole number of `least` or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}={value!r}: give a whole number of {least} or more")
 
 
 def reopen(kind: type[M], path: str, settings: Settings) -> M:

@@ -15,6 +15,7 @@ from torchless.encoder import Encoder
 from torchless.errors import BundleError
 from torchless.provider import choose_provider
 from torchless.session import open_session
+from torchless.tasks import TASKS
 
 Float = npt.NDArray[np.float32]
 
@@ -67,8 +68,7 @@ def run_probe(bundle: Bundle, graph: Graph, probe: Probe) -> list[Float]:
     session = open_session(bundle, graph, choose_provider("cpu"))
     if bundle.manifest.cache is not None:
         return _run_decoder(Decoder(session, bundle), probe)
-    output = "sentence_embedding" if bundle.manifest.task == "feature-extraction" else "logits"
-    encoder = Encoder(session, bundle, output)
+    encoder = Encoder(session, bundle, *TASKS[bundle.manifest.task].outputs)
     longest = max(map(len, probe.input_ids))
     ids = np.zeros((len(probe.input_ids), longest), np.int64)
     mask, types = np.zeros_like(ids), np.zeros_like(ids)

@@ -24,7 +24,9 @@ class Tokenizer:
 
     fast: FastTokenizer
     path: Path
-    _cutters: dict[int, FastTokenizer] = field(default_factory=dict, repr=False, compare=False)  # by limit
+    _cutters: dict[tuple[int, int, str, str], FastTokenizer] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -51,20 +53,31 @@ class Tokenizer:
         except Exception as error:
             raise TokenizerError(f"{self.path} cannot encode this text ({error})") from None
 
-    def cut(self, text: Text, limit: int) -> Encoding:
-        """The same, cut to `limit` tokens from its end (of a pair, from the longer one), special ones kept."""
-        cutter = self._cutters.get(limit)
+    def windows(
+        self, text: Text, limit: int, *, stride: int = 0, strategy: str = "longest_first", side: str = "right"
+    ) -> list[Encoding]:
+        """The same in pieces of at most `limit` tokens, special ones kept in each; the first is the text cut.
+
+        stride: tokens that neighbours share. strategy: longest_first, only_first or only_second, the text of a
+        pair that is cut. side: where it is cut, "right" (its end) or "left".
+        """
+        cutter = self._cutter(limit, stride, strategy, side)
+        first = Tokenizer(cutter, self.path).encode(text)
+        if len(first.ids) > limit:  # the library then leaves the text whole
+            raise TokenizerError(f"{self.path} cannot cut to {limit} tokens: the special ones alone are more")
+        return [first, *first.overflowing]
+
+    def _cutter(self, limit: int, stride: int, strategy: str, side: str) -> FastTokenizer:
+        key = (limit, stride, strategy, side)
+        cutter = self._cutters.get(key)
         if cutter is None:
             cutter = FastTokenizer.from_str(self.fast.to_str())  # a copy: the setting is its own, threads share it
             try:
-                cutter.enable_truncation(limit)
+                cutter.enable_truncation(limit, stride=stride, strategy=strategy, direction=side)
             except Exception as error:
                 raise TokenizerError(f"{self.path} cannot cut to {limit} tokens ({error})") from None
-            self._cutters[limit] = cutter
-        encoding = Tokenizer(cutter, self.path).encode(text)
-        if len(encoding.ids) > limit:  # the library then leaves the text whole
-            raise TokenizerError(f"{self.path} cannot cut to {limit} tokens: the special ones alone are more")
-        return encoding
+            self._cutters[key] = cutter
+        return cutter
 
     def ids(self, text: str, *, special_tokens: bool = True) -> list[int]:
         return list(self.encode(text, special_tokens=special_tokens).ids)

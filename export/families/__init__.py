@@ -1,7 +1,8 @@
 """One file a model family, named by the config's model_type; each reads like its paper's diagram.
 
-A family file offers `HEADS`, the task of each Hugging Face class that it can export, and
-`build(b, config, weights, task, pooling)`, which writes the graph and returns a Facts.
+A family file offers `HEADS`, what stands on the body in each Hugging Face class of the family, and
+`build(b, config, weights, head, pooling)`, which writes the graph and returns a Facts. How to add one is in
+docs/families.md.
 """
 
 from __future__ import annotations
@@ -9,6 +10,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torchless.bundle import CacheLayout
+
+
+@dataclass(frozen=True)
+class Family:
+    """The file of a model_type, and what the names of its Hugging Face classes begin with."""
+
+    file: str
+    prefix: str
+
+
+FAMILIES = {
+    "albert": Family("albert", "Albert"),
+    "bert": Family("bert", "Bert"),
+    "camembert": Family("roberta", "Camembert"),
+    "deberta-v2": Family("deberta_v2", "DebertaV2"),
+    "distilbert": Family("distilbert", "DistilBert"),
+    "electra": Family("electra", "Electra"),
+    "gpt2": Family("gpt2", "GPT2"),
+    "mpnet": Family("mpnet", "MPNet"),
+    "openai-gpt": Family("openai_gpt", "OpenAIGPT"),
+    "roberta": Family("roberta", "Roberta"),
+    "xlm-roberta": Family("roberta", "XLMRoberta"),
+}
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,22 @@ from torchless.export.attention import masked_attention
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
 from torchless.export.families import Facts
+from torchless.export.heads import (
+    EncoderInputs,
+    Head,
+    Outputs,
+    body,
+    dense,
+    first_token,
+    forgive_other_heads,
+    scores,
+    span_scores,
+    token_scores,
+    width_of,
+    write_head,
+)
 from torchless.export.parts import Biased, Pending, activate, add, linear, norm, project, settle
-from torchless.export.pooling import pool
 from torchless.export.weights import Weights
-
-HEADS = {
-    "BertForMaskedLM": "fill-mask",
-    "BertForPreTraining": "fill-mask",
-    "BertForSequenceClassification": "text-classification",
-    "BertModel": "feature-extraction",
-}
 
 
 @dataclass(frozen=True)
@@ -69,39 +75,24 @@ class BertConfig:
         return self.hidden_size // self.num_attention_heads
 
 
-def build(b: Builder, config: Config, weights: Weights, task: str, pooling: Pooling | None = None) -> Facts:
-    """Write the graph of docs/graph.md's encoder contract, with the task's head."""
+def build(b: Builder, config: Config, weights: Weights, head: Head, pooling: Pooling | None = None) -> Facts:
+    """Write the graph of docs/graph.md's encoder contract, with this head."""
     c = BertConfig.read(config)
     w = weights.renamed([(r"\.gamma$", ".weight"), (r"\.beta$", ".bias"), (r"^bert\.", "")])
     w.forgive(r"embeddings\.(position_ids|token_type_ids)")
-    if task != "fill-mask":
-        w.forgive(r"cls\..*")
-    if task != "text-classification":
-        w.forgive(r"pooler\..*", r"classifier\..*")
-    ids = b.input("input_ids", np.int64, ["B", "S"])
-    mask = b.input("attention_mask", np.int64, ["B", "S"])
-    types = b.input("token_type_ids", np.int64, ["B", "S"])
-    hidden = bert(b, c, w, ids, mask, types)  # [B,S,D]
-    labels = None
-    if task == "fill-mask":
-        b.output("logits", masked_lm(b, c, w, hidden), np.float32, ["B", "S", c.vocab_size])
-    elif task == "text-classification":
-        labels = w["classifier.bias"].shape[0]
-        b.output("logits", classifier(b, c, w, hidden, labels), np.float32, ["B", labels])
-    else:
-        b.output("last_hidden_state", hidden, np.float32, ["B", "S", c.hidden_size])
-        sentence = pool(b, hidden, mask, pooling or Pooling("mean", normalize=False))
-        b.output("sentence_embedding", sentence, np.float32, ["B", c.hidden_size])
-    w.check_all_used()
+    forgive_other_heads(w, HEADS, head)
+    inputs = EncoderInputs.declare(b, segments=True)
+    x = bert(b, c, w, inputs)  # [B,S,D]
+    labels = write_head(b, c, w, x, inputs.mask, head, pooling, c.hidden_size)
     return Facts(c.max_position_embeddings, c.vocab_size, labels=labels)
 
 
-def bert(b: Builder, c: BertConfig, w: Weights, ids: Value, mask: Value, types: Value) -> Value:
+def bert(b: Builder, c: BertConfig, w: Weights, inputs: EncoderInputs) -> Value:
     """-> hidden states [B,S,D]."""
-    x = embeddings(b, c, w.under("embeddings"), ids, types)
+    x = embeddings(b, c, w.under("embeddings"), inputs.ids, inputs.types)
     for i in range(c.num_hidden_layers):
         h = w.under(f"encoder.layer.{i}")
-        attended = attention(b, c, x, h.under("attention"), mask)
+        attended = attention(b, c, x, h.under("attention"), inputs.mask)
         x = norm(b, add(b, x, attended), h.under("attention.output.LayerNorm"), c.hidden_size, c.eps)
         x = norm(b, add(b, x, feed_forward(b, c, x, h)), h.under("output.LayerNorm"), c.hidden_size, c.eps)
     return x
@@ -141,12 +132,11 @@ def feed_forward(b: Builder, c: BertConfig, x: Value, w: Weights) -> Biased:
     return linear(b, activate(b, inner, c.hidden_act), w.under("output.dense"), c.intermediate_size, c.hidden_size)
 
 
-def masked_lm(b: Builder, c: BertConfig, w: Weights, x: Value) -> Value:
+def masked_words(b: Builder, c: BertConfig, w: Weights, x: Value) -> Outputs:
     """[B,S,D] -> scores of the vocabulary [B,S,V]."""
     h = w.under("cls.predictions")
-    w.forgive(r"cls\.seq_relationship\..*")
-    dense = linear(b, x, h.under("transform.dense"), c.hidden_size, c.hidden_size)
-    x = norm(b, activate(b, dense, c.hidden_act), h.under("transform.LayerNorm"), c.hidden_size, c.eps)
+    x = dense(b, x, h.under("transform.dense"), c.hidden_size, c.hidden_size, c.hidden_act)
+    x = norm(b, x, h.under("transform.LayerNorm"), c.hidden_size, c.eps)
     # An untied head has a matrix and a bias of its own; a tied one may come with copies of those it shares.
     name = "embeddings.word_embeddings.weight" if c.tied else h.name("decoder.weight")
     bias = "decoder.bias" if "decoder.bias" in h and not (c.tied and "bias" in h) else "bias"
@@ -155,11 +145,36 @@ def masked_lm(b: Builder, c: BertConfig, w: Weights, x: Value) -> Value:
         h.check_copy("decoder.weight", table)
         h.check_copy("decoder.bias", shift)
     w.forgive(r"cls\.predictions\.bias")
-    return b.op("Add", project(b, x, name, table), b.weight(h.name(bias), shift))
+    logits = b.op("Add", project(b, x, name, table), b.weight(h.name(bias), shift))
+    return {"logits": (logits, ["B", "S", c.vocab_size])}
 
 
-def classifier(b: Builder, c: BertConfig, w: Weights, x: Value, labels: int) -> Value:
-    """The first token's state through the pooler and one linear layer, [B,S,D] -> [B,labels]."""
-    first = b.op("Gather", x, b.constant(0, np.int64), axis=1)  # [B,D]
-    pooled = activate(b, linear(b, first, w.under("pooler.dense"), c.hidden_size, c.hidden_size), "tanh")
-    return settle(b, linear(b, pooled, w.under("classifier"), c.hidden_size, labels))
+def pooler(b: Builder, c: BertConfig, w: Weights, x: Value) -> Value:
+    """The first token's state through a dense layer and tanh, [B,S,D] -> [B,D]."""
+    return dense(b, first_token(b, x), w.under("pooler.dense"), c.hidden_size, c.hidden_size, "tanh")
+
+
+def text_scores(b: Builder, c: BertConfig, w: Weights, x: Value) -> Outputs:
+    """[B,S,D] -> logits [B,L]."""
+    h = w.under("classifier")
+    return scores(b, pooler(b, c, w, x), h, c.hidden_size, width_of(h))
+
+
+def next_sentence(b: Builder, c: BertConfig, w: Weights, x: Value) -> Outputs:
+    """[B,S,D] -> logits [B,2]: the second text follows the first, or is any other."""
+    return scores(b, pooler(b, c, w, x), w.under("cls.seq_relationship"), c.hidden_size, 2)
+
+
+POOLED = r"pooler\..*"
+HEADS = {
+    "Model": Head("feature-extraction", body),
+    "ForPreTraining": Head("fill-mask", masked_words, (r"cls\.predictions\..*",)),
+    "ForMaskedLM": Head("fill-mask", masked_words, (r"cls\.predictions\..*",)),
+    "ForNextSentencePrediction": Head(
+        "next-sentence-prediction", next_sentence, (POOLED, r"cls\.seq_relationship\..*"), ("is_next", "random")
+    ),
+    "ForSequenceClassification": Head("text-classification", text_scores, (POOLED, r"classifier\..*")),
+    "ForMultipleChoice": Head("multiple-choice", text_scores, (POOLED, r"classifier\..*")),
+    "ForTokenClassification": Head("token-classification", token_scores, (r"classifier\..*",)),
+    "ForQuestionAnswering": Head("question-answering", span_scores, (r"qa_outputs\..*",)),
+}

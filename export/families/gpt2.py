@@ -15,6 +15,7 @@ from torchless.export.attention import DecoderInputs, causal_attention, padded_h
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
 from torchless.export.families import Facts
+from torchless.export.heads import LABELLED, Head, Outputs, forgive_other_heads
 from torchless.export.parts import Biased, Pending, activate, add, conv1d, embed, norm, pick_rows, project
 from torchless.export.weights import Weights
 
@@ -25,7 +26,6 @@ SECOND_NAMES = {
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
-HEADS = {"GPT2LMHeadModel": "text-generation", "GPT2Model": "text-generation"}
 
 
 @dataclass(frozen=True)
@@ -75,32 +75,30 @@ class GPT2Config:
         return by_size / (layer + 1) if self.scale_by_layer else by_size
 
 
-def build(b: Builder, config: Config, weights: Weights, task: str, pooling: Pooling | None = None) -> Facts:
-    """Write the graph of docs/graph.md's decoder contract."""
+def build(b: Builder, config: Config, weights: Weights, head: Head, pooling: Pooling | None = None) -> Facts:
+    """Write the graph of docs/graph.md's decoder contract, with this head."""
     c = GPT2Config.read(config)
     w = weights.renamed([(r"^transformer\.", "")])
     w.forgive(r"h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask, which old checkpoints store
+    forgive_other_heads(w, HEADS, head)
     inputs = DecoderInputs.declare(b)
-    b.output("logits", gpt2(b, c, w, inputs), np.float32, ["B", "K", c.vocab_size])
+    logits, shape = head.write(b, c, w, gpt2(b, c, w, inputs))["logits"]
+    b.output("logits", logits, np.float32, shape)
     w.check_all_used()
-    return Facts(c.n_positions, c.vocab_size, CacheLayout(c.n_layer, c.n_head, padded_head(c.head_size)))
+    labels = int(shape[-1]) if head.task in LABELLED else None
+    return Facts(c.n_positions, c.vocab_size, CacheLayout(c.n_layer, c.n_head, padded_head(c.head_size)), labels)
 
 
 def gpt2(b: Builder, c: GPT2Config, w: Weights, inputs: DecoderInputs) -> Value:
-    """-> logits [B,K,V]."""
-    wte = w.shaped("wte.weight", c.vocab_size, c.n_embd)
+    """-> hidden states of the rows asked for [B,K,D]."""
+    tokens = embed(b, w.name("wte.weight"), w.shaped("wte.weight", c.vocab_size, c.n_embd), inputs.input_ids)
     wpe = w.shaped("wpe.weight", c.n_positions, c.n_embd)
-    tokens = embed(b, w.name("wte.weight"), wte, inputs.input_ids)
     x: Pending = add(b, tokens, embed(b, w.name("wpe.weight"), wpe, inputs.position_ids))  # [B,S,D]
     for i in range(c.n_layer):
         h = w.under(f"h.{i}")
         x = add(b, x, attention(b, c, norm(b, x, h.under("ln_1"), c.n_embd, c.eps), h.under("attn"), inputs, i))
         x = add(b, x, feed_forward(b, c, norm(b, x, h.under("ln_2"), c.n_embd, c.eps), h.under("mlp")))
-    rows = pick_rows(b, norm(b, x, w.under("ln_f"), c.n_embd, c.eps), inputs.logits_positions)  # [B,K,D]
-    if c.tied:
-        w.check_copy("lm_head.weight", wte)
-        return project(b, rows, w.name("wte.weight"), wte)
-    return project(b, rows, "lm_head.weight", w.shaped("lm_head.weight", c.vocab_size, c.n_embd))
+    return pick_rows(b, norm(b, x, w.under("ln_f"), c.n_embd, c.eps), inputs.logits_positions)
 
 
 def attention(b: Builder, c: GPT2Config, x: Value, w: Weights, inputs: DecoderInputs, layer: int) -> Biased:
@@ -117,3 +115,20 @@ def feed_forward(b: Builder, c: GPT2Config, x: Value, w: Weights) -> Biased:
     """[B,S,D] -> [B,S,D] through n_inner."""
     inner = activate(b, conv1d(b, x, w.under("c_fc"), c.n_embd, c.n_inner), c.activation_function)
     return conv1d(b, inner, w.under("c_proj"), c.n_inner, c.n_embd)
+
+
+def next_token(b: Builder, c: GPT2Config, w: Weights, rows: Value) -> Outputs:
+    """[B,K,D] -> scores of the vocabulary [B,K,V]."""
+    wte = w.shaped("wte.weight", c.vocab_size, c.n_embd)
+    if c.tied:
+        w.check_copy("lm_head.weight", wte)
+        logits = project(b, rows, w.name("wte.weight"), wte)
+    else:
+        logits = project(b, rows, "lm_head.weight", w.shaped("lm_head.weight", c.vocab_size, c.n_embd))
+    return {"logits": (logits, ["B", "K", c.vocab_size])}
+
+
+HEADS = {
+    "LMHeadModel": Head("text-generation", next_token, (r"lm_head\.weight",)),
+    "Model": Head("text-generation", next_token, (r"lm_head\.weight",)),
+}

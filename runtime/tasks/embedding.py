@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError
-from torchless.model import BATCH_SIZE, Model, Settings, texts_of
+from torchless.model import BATCH_SIZE, Fit, Model, Settings, texts_of
 from torchless.sampling import check_numbers
 
 Float = npt.NDArray[np.float32]
@@ -28,14 +28,23 @@ class Embedding(Model):
             raise BundleError(f"{bundle.path}: the graph does not say how long its embeddings are: {EXPORT_AGAIN}")
         self.dimension = size
 
-    def __call__(self, texts: Any, *, batch_size: int = BATCH_SIZE, truncation: bool = False) -> Float:
+    def __call__(
+        self,
+        texts: Any,
+        *,
+        batch_size: int = BATCH_SIZE,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        truncation_side: str = "right",
+    ) -> Float:
         """float32 [D] for a text, [N,D] for a list of N, in order ([0,D] for an empty one).
 
-        truncation: cut texts to the context instead of raising ContextLengthError.
+        truncation, max_length, truncation_side: as in torchless.model.Fit.
         """
+        fit = Fit(truncation, max_length, truncation_side)
         given, single = texts_of(texts)
         encoder: Encoder = self.runner
-        encodings = [self.encode(text, truncation=truncation) for text in given]
+        encodings = [self.encode(text, fit) for text in given]
         vectors = np.zeros((len(given), self.dimension), np.float32)
         for index, vector in encoder(encodings, batch_size):
             check_numbers(vector, "embeddings")

@@ -12,7 +12,7 @@ from tokenizers import Encoding
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, InputError
-from torchless.model import BATCH_SIZE, Model, Settings, texts_of
+from torchless.model import BATCH_SIZE, Fit, Model, Settings, check_count, texts_of
 from torchless.sampling import check_numbers, softmax
 
 Float = npt.NDArray[np.float32]
@@ -44,17 +44,24 @@ class FillMask(Model):
         return self.tokenizer.fast.id_to_token(self.mask_token_id) or ""
 
     def __call__(
-        self, texts: Any, *, top_k: int = 5, batch_size: int = BATCH_SIZE, truncation: bool = False
+        self,
+        texts: Any,
+        *,
+        top_k: int = 5,
+        batch_size: int = BATCH_SIZE,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        truncation_side: str = "right",
     ) -> list[Any]:
         """The top_k candidates for a text's mask, best first; a list of such lists if it has several masks.
 
         For a list of texts, a list of these in order. Raises InputError for a text without a mask.
         """
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-            raise InputError(f"top_k={top_k!r}: give a whole number of 1 or more")
+        check_count("top_k", top_k)
+        fit = Fit(truncation, max_length, truncation_side)
         given, single = texts_of(texts)
         encoder: Encoder = self.runner
-        encodings = [self.encode(text, truncation=truncation) for text in given]
+        encodings = [self.encode(text, fit) for text in given]
         for text, encoding in zip(given, encodings, strict=True):
             if self.mask_token_id not in encoding.ids:
                 raise InputError(f"no {self.mask_token} in {str(text)[:60]!r}: mark the word to fill in with it")

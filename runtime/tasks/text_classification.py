@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, InputError
-from torchless.model import BATCH_SIZE, Model, Settings, texts_of
+from torchless.model import BATCH_SIZE, Fit, Model, Settings, texts_of
 from torchless.sampling import check_numbers, softmax
 from torchless.text import Text
 
@@ -84,7 +84,9 @@ class TextClassification(Model):
         texts: Text,
         *,
         batch_size: int = ...,
-        truncation: bool = ...,
+        truncation: bool | str = ...,
+        max_length: int | None = ...,
+        truncation_side: str = ...,
         function_to_apply: str | None = ...,
     ) -> Classification: ...
     @overload
@@ -93,7 +95,9 @@ class TextClassification(Model):
         texts: list[Any],
         *,
         batch_size: int = ...,
-        truncation: bool = ...,
+        truncation: bool | str = ...,
+        max_length: int | None = ...,
+        truncation_side: str = ...,
         function_to_apply: str | None = ...,
     ) -> list[Classification]: ...
 
@@ -102,20 +106,23 @@ class TextClassification(Model):
         texts: Any,
         *,
         batch_size: int = BATCH_SIZE,
-        truncation: bool = False,
+        truncation: bool | str = False,
+        max_length: int | None = None,
+        truncation_side: str = "right",
         function_to_apply: str | None = None,
     ) -> Classification | list[Classification]:
         """Classify: one result for a text, a list of them for a list, in order.
 
-        truncation: cut texts to the context instead of raising ContextLengthError. function_to_apply: softmax,
-        sigmoid or none, instead of the one that the model was trained with.
+        truncation, max_length, truncation_side: as in torchless.model.Fit. function_to_apply: softmax, sigmoid or
+        none, instead of the one that the model was trained with.
         """
         if function_to_apply is not None and function_to_apply not in FUNCTIONS:
             raise InputError(f"function_to_apply={function_to_apply!r}: give softmax, sigmoid or none")
+        fit = Fit(truncation, max_length, truncation_side)
         squash = FUNCTIONS[function_to_apply] if function_to_apply else self._squash
         given, single = texts_of(texts)
         encoder: Encoder = self.runner
-        encodings = [self.encode(text, truncation=truncation) for text in given]
+        encodings = [self.encode(text, fit) for text in given]
         results: list[Classification | None] = [None] * len(given)
         for index, logits in encoder(encodings, batch_size):
             results[index] = classify(logits[None], self.labels, squash)[0]
