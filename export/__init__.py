@@ -40,6 +40,7 @@ def export(
     *,
     task: str | None = None,
     dialect: Literal["fused", "standard", "all"] = "fused",
+    head: str | None = None,
     tokenizer: object = None,
     pooling: str | None = None,
     normalize: bool | None = None,
@@ -47,12 +48,14 @@ def export(
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write the bundle `out` from a Hugging Face folder or a live torch module, and check it.
+    """Write the bundle `out` from a Hugging Face folder, nanoGPT's ckpt.pt or a live torch module, and check it.
 
     task: one of Hugging Face's names; by default that of the checkpoint's architecture.
     dialect: "fused" for onnxruntime's fused operators, "standard" for plain ONNX, "all" for both.
-    tokenizer: for a source that brings none. pooling ("mean", "cls") and normalize: for embeddings, by default
-    as modules.json says, or else the mean, not normalized.
+    head: the name of the last layer, where a module of your own does not call it as its family does.
+    tokenizer: for a source that brings none (read_tokenizer says what it may be).
+    pooling ("mean", "cls", "max", "lasttoken") and normalize: for embeddings, by default as modules.json says, or
+    else the mean, not normalized.
     check: compare with torch where torch and transformers are installed, otherwise with the other dialect; the
     error goes into the manifest, and one above 1e-4 of the largest output (of 1 at least) is an ExportError.
     progress: called with a line for each stage.
@@ -62,9 +65,12 @@ def export(
     """
     if dialect not in ("fused", "standard", "all"):
         raise ExportError(f"dialect={dialect!r} is unknown (known: fused, standard, all)")
+    if not isinstance(out, str | os.PathLike):
+        raise ExportError(f"out is a {type(out).__name__}: give the path of the folder to write")
     tell = progress or (lambda line: None)
     opened = open_source(source, tokenizer)
-    plan = make_plan(opened, task, pooling, normalize)
+    plan = make_plan(opened, task, pooling, normalize, head)
+    opened = with_head(opened, plan)
     with new_bundle(out, overwrite=overwrite) as folder:
         dialects: list[Dialect] = ["fused", "standard"] if dialect == "all" else [dialect]
         for one in dialects:
@@ -92,6 +98,14 @@ class Plan:
     task: str  # what the bundle is for; several tasks can share a head
     pooling: Pooling | None
     context_limit: int | None  # shorter than the positions, as sentence-transformers has it
+    layer: str | None = None  # what the source calls the head's last layer, if not as its family does
+
+
+def with_head(source: Source, plan: Plan) -> Source:
+    """The source with the last layer under its family's name."""
+    if plan.layer is None:
+        return source
+    return dataclasses.replace(source, weights=source.weights.with_layer(plan.layer, plan.head.layer))
 
 
 def write_graph(source: Source, plan: Plan, dialect: Dialect, folder: Path) -> Facts:
@@ -109,8 +123,15 @@ def _family_file(model_type: str) -> Any:
     return importlib.import_module(f"torchless.export.families.{FAMILIES[model_type].file}")
 
 
-def make_plan(source: Source, task: str | None, pooling: str | None = None, normalize: bool | None = None) -> Plan:
+def make_plan(
+    source: Source,
+    task: str | None,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    layer: str | None = None,
+) -> Plan:
     """Which head of which class is written for `task`, by default the checkpoint's own."""
+    _check_types(task=(task, str), pooling=(pooling, str), normalize=(normalize, bool), head=(layer, str))
     family = source.config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise ExportError(
@@ -132,15 +153,24 @@ def make_plan(source: Source, task: str | None, pooling: str | None = None, norm
     if architecture is None or heads[architecture].task != TASKS[task].head:
         architecture = next(name for name, head in heads.items() if head.task == TASKS[task].head)
     head = heads[architecture]
+    if layer is not None and not head.layer:
+        raise ExportError(f"head={layer!r}: {architecture} ends in no layer that could have another name")
     if task != "feature-extraction":
         if pooling is not None or normalize is not None:
             raise ExportError(f"pooling and normalize belong to feature-extraction, not to {task}")
-        return Plan(family, architecture, head, task, None, None)
+        return Plan(family, architecture, head, task, None, None, layer)
     found = read_pooling(source.folder) if source.folder else None
     chosen, limit = found or (Pooling("mean", normalize=False), None)
     mode = chosen.mode if pooling is None else pooling
     chosen = Pooling(mode, chosen.normalize if normalize is None else normalize)
     return Plan(family, architecture, head, task, chosen, limit)
+
+
+def _check_types(**given: tuple[object, type]) -> None:
+    """Each option is None or of its type."""
+    for name, (value, kind) in given.items():
+        if value is not None and not isinstance(value, kind):
+            raise ExportError(f"{name}={value!r} is a {type(value).__name__}, expected a {kind.__name__}")
 
 
 def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect]) -> Manifest:
@@ -160,6 +190,7 @@ def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect])
         problem_type=problem,
         cache=facts.cache,
         pooling=plan.pooling,
+        head=plan.layer,
     )
 
 
@@ -219,10 +250,6 @@ CUSTOMARY = {
 
 def _token_of(source: Source, role: str) -> str | None:
     """The text of a special token, where tokenizer_config.json has it."""
-    path = source.folder / "tokenizer_config.json" if source.folder else None
-    if path and path.is_file():
-        given = json.loads(path.read_text(encoding="utf-8")).get(f"{role}_token")
-        text = given.get("content") if isinstance(given, dict) else given
-        if isinstance(text, str):
-            return text
-    return None
+    given = source.tokenizer_config.get(f"{role}_token")
+    text = given.get("content") if isinstance(given, dict) else given
+    return text if isinstance(text, str) else None

@@ -5,6 +5,7 @@ Letters as in parts.py; P is a head's size padded to what the cache's operator t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,9 @@ import numpy as np
 from torchless.export.builder import CONTRIB, Builder, Value
 from torchless.export.parts import LOWEST, Biased, settle
 from torchless.export.weights import Float, Weights
+
+# Queries and keys, each [B,H,S,E] -> what is added to their products, [B,H,S,S].
+ByContent = Callable[[Value, Value], Value]
 
 
 def padded_head(size: int) -> int:
@@ -60,17 +64,17 @@ def output_rows(matrix: Float, heads: int, size: int) -> Float:
 
 
 def causal_attention(
-    b: Builder, x: Value, qkv: tuple[Float, Float], out: tuple[Float, Float], w: Weights,
+    b: Builder, x: Value, qkv: tuple[Float, Float | None], out: tuple[Float, Float | None], w: Weights,
     inputs: DecoderInputs, *, heads: int, size: int, scale: float, layer: int,
 ) -> Biased:  # fmt: skip
     """Self-attention of S new tokens over the cache and themselves, [B,S,D] -> [B,S,D].
 
-    qkv: weight [D,3·H·E] and bias; out: weight [H·E,D] and bias; w names them. Every decoder layer has the
-    graph inputs past_key_values.{layer}.key|value [B,H,C,P] and outputs present.{layer}.key|value.
+    qkv: weight [D,3·H·E] and bias or None; out: weight [H·E,D] and bias or None; w names them. Every decoder
+    layer has the graph inputs past_key_values.{layer}.key|value [B,H,C,P] and outputs present.{layer}.key|value.
     """
     padded = padded_head(size)
     matrix = b.weight(w.name("qkv.weight"), qkv_columns(qkv[0], heads, size))
-    bias = b.weight(w.name("qkv.bias"), qkv_columns(qkv[1], heads, size))
+    bias = "" if qkv[1] is None else b.weight(w.name("qkv.bias"), qkv_columns(qkv[1], heads, size))
     packed = settle(b, Biased(b.op("MatMul", x, matrix), bias))  # [B,S,3HP]
     shape: list[int | str] = ["B", heads, "C", padded]
     past = [b.input(f"past_key_values.{layer}.{name}", np.float32, shape) for name in ("key", "value")]
@@ -79,7 +83,7 @@ def causal_attention(
     for name, value in zip(("key", "value"), present, strict=True):
         b.output(f"present.{layer}.{name}", value, np.float32, shape)
     output = b.weight(w.name("output.weight"), output_rows(out[0], heads, size))
-    return Biased(b.op("MatMul", mixed, output), b.weight(w.name("output.bias"), out[1]))
+    return Biased(b.op("MatMul", mixed, output), "" if out[1] is None else b.weight(w.name("output.bias"), out[1]))
 
 
 def _grouped_query(
@@ -112,26 +116,54 @@ def _scattered(
 
 def masked_attention(
     b: Builder, x: Value, qkv: tuple[Float, Float], w: Weights, attention_mask: Value,
-    *, heads: int, size: int, scale: float,
+    *, heads: int, size: int, scale: float, attention_bias: Value | ByContent = "",
 ) -> Value:  # fmt: skip
-    """Self-attention among the tokens that attention_mask [B,S] marks with 1, [B,S,D] -> [B,S,H·E]."""
+    """Self-attention among the tokens that attention_mask [B,S] marks with 1, [B,S,D] -> [B,S,H·E].
+
+    attention_bias: added to the scaled scores, [B or 1, H or 1, S, S], or a function that makes it of this
+    layer's queries and keys.
+    """
     matrix, bias = b.weight(w.name("qkv.weight"), qkv[0]), b.weight(w.name("qkv.bias"), qkv[1])
     product = b.op("MatMul", x, matrix)  # [B,S,3HE]
-    if b.fused:
-        q, k, v = b.ops("Split", product, outputs=3, axis=-1, num_outputs=3)
-        mask = b.once("mask") or b.once("mask", b.op("Cast", attention_mask, to=6))  # int32
-        assert mask is not None
-        return b.op(
-            "MultiHeadAttention", q, k, v, bias, mask, domain=CONTRIB,
-            num_heads=heads, scale=scale, mask_filter_value=LOWEST,
-        )  # fmt: skip
-    q, k, v = _split_heads(b, b.op("Add", product, bias), heads, size, parts=3)
+    if not b.fused:
+        product = b.op("Add", product, bias)
+        return _masked(b, product, attention_mask, heads, size, scale, attention_bias)
+    if callable(attention_bias):  # which needs queries and keys with their bias, before the operator adds it
+        product, bias = b.op("Add", product, bias), ""
+    q, k, v = b.ops("Split", product, outputs=3, axis=-1, num_outputs=3)
+    mask = b.once("mask") or b.once("mask", b.op("Cast", attention_mask, to=6))  # int32
+    assert mask is not None
+    if callable(attention_bias):
+        attention_bias = attention_bias(_turn(b, q, heads, size), _turn(b, k, heads, size))
+    return b.op(
+        "MultiHeadAttention", q, k, v, bias, mask, attention_bias, domain=CONTRIB,
+        num_heads=heads, scale=scale, mask_filter_value=LOWEST,
+    )  # fmt: skip
+
+
+def _masked(
+    b: Builder, packed: Value, attention_mask: Value, heads: int, size: int, scale: float,
+    attention_bias: Value | ByContent,
+) -> Value:  # fmt: skip
+    """The same of plain operators."""
+    q, k, v = _split_heads(b, packed, heads, size, parts=3)
     mask = b.once("mask")
     if mask is None:
         wide = b.op("Unsqueeze", attention_mask, b.constant([1, 2], np.int64))  # [B,1,1,S]
         mask = b.once("mask", b.op("Equal", wide, _int(b, 0)))
-    mixed = _weigh(b, q, k, v, scale, lambda scores: b.op("Where", str(mask), _lowest(b), scores))
-    return _merge_heads(b, mixed, heads * size)
+    shift = attention_bias(q, k) if callable(attention_bias) else attention_bias
+
+    def hide(scores: Value) -> Value:
+        return b.op("Where", str(mask), _lowest(b), b.op("Add", scores, shift) if shift else scores)
+
+    return _merge_heads(b, _weigh(b, q, k, v, scale, hide), heads * size)
+
+
+def distances(b: Builder, ids: Value) -> Value:
+    """int64 [S,S] for ids [B,S]: the query's place minus the key's."""
+    length = b.op("Squeeze", b.op("Shape", ids, start=1, end=2))
+    place = b.op("Range", _int(b, 0), length, _int(b, 1))  # [S]
+    return b.op("Sub", b.op("Unsqueeze", place, b.constant([1], np.int64)), place)
 
 
 def _weigh(b: Builder, q: Value, k: Value, v: Value, scale: float, mask: object) -> Value:
@@ -143,9 +175,13 @@ def _weigh(b: Builder, q: Value, k: Value, v: Value, scale: float, mask: object)
 
 def _split_heads(b: Builder, x: Value, heads: int, size: int, *, parts: int) -> list[Value]:
     """[B,S,parts·H·P] -> parts of [B,H,S,P]."""
-    shape = b.constant([0, 0, parts * heads, size], np.int64)
-    turned = b.op("Transpose", b.op("Reshape", x, shape), perm=[0, 2, 1, 3])
-    return b.ops("Split", turned, outputs=parts, axis=1, num_outputs=parts)
+    return b.ops("Split", _turn(b, x, parts * heads, size), outputs=parts, axis=1, num_outputs=parts)
+
+
+def _turn(b: Builder, x: Value, heads: int, size: int) -> Value:
+    """[B,S,H·P] -> [B,H,S,P]."""
+    apart = b.op("Reshape", x, b.constant([0, 0, heads, size], np.int64))
+    return b.op("Transpose", apart, perm=[0, 2, 1, 3])
 
 
 def _merge_heads(b: Builder, x: Value, width: int) -> Value:

@@ -5,6 +5,7 @@ Letters as in parts.py; L labels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.builder import Builder, Value
-from torchless.export.parts import activate, linear, settle
+from torchless.export.parts import activate, linear, norm, project, settle
 from torchless.export.pooling import pool
 from torchless.export.weights import Weights
 
@@ -30,6 +31,12 @@ class Head:
     write: Write
     reads: tuple[str, ...] = ()  # patterns of weights' names; those of other heads may stay unused
     labels: tuple[str, ...] = ()  # where the task fixes them, instead of the config's id2label
+
+    @property
+    def layer(self) -> str:
+        """The name of its last layer, which a user's own module may call otherwise; "" for no single one."""
+        plain = re.fullmatch(r"((?:\w|\\\.)+)\\\.(?:\.\*|weight)", self.reads[-1]) if self.reads else None
+        return plain[1].replace("\\.", ".") if plain else ""
 
 
 def forgive_other_heads(w: Weights, heads: Mapping[str, Head], head: Head) -> None:
@@ -102,6 +109,45 @@ def dense(b: Builder, x: Value, w: Weights, inputs: int, outputs: int, activatio
 def scores(b: Builder, x: Value, w: Weights, inputs: int, columns: int) -> Outputs:
     """The last linear layer of a classifier over one vector a text, [B,inputs] -> logits [B,columns]."""
     return {"logits": (settle(b, linear(b, x, w, inputs, columns)), ["B", columns])}
+
+
+def first_token_scores(hidden: str, activation: str, last: str) -> Write:
+    """The first token's state through the layer `hidden`, its activation, and the layer `last` to the labels."""
+
+    def write(b: Builder, c: Any, w: Weights, x: Value) -> Outputs:
+        """[B,S,D] -> logits [B,L]."""
+        text = dense(b, first_token(b, x), w.under(hidden), c.hidden_size, c.hidden_size, activation)
+        return scores(b, text, w.under(last), c.hidden_size, width_of(w.under(last)))
+
+    return write
+
+
+def masked_words(
+    *, transform: str, layer_norm: str, decoder: str, bias: str, activation: str | None = None
+) -> Write:
+    """Every token's state through the layer `transform`, normalized, against the table of words.
+
+    activation: by default that of the blocks. bias: the head's own name for the decoder's.
+    """
+
+    def write(b: Builder, c: Any, w: Weights, x: Value) -> Outputs:
+        """[B,S,D] -> scores of the vocabulary [B,S,V]."""
+        size = c.embedding_size
+        x = dense(b, x, w.under(transform), c.hidden_size, size, activation or c.hidden_act)
+        x = norm(b, x, w.under(layer_norm), size, c.eps)
+        # An untied head has a matrix and a bias of its own; a tied one may come with copies of those it shares.
+        matrix, own = f"{decoder}.weight", f"{decoder}.bias"
+        name = "embeddings.word_embeddings.weight" if c.tied else matrix
+        chosen = own if own in w and not (c.tied and bias in w) else bias
+        table, shift = w.shaped(name, c.vocab_size, size), w.shaped(chosen, c.vocab_size)
+        if c.tied:
+            w.check_copy(matrix, table)
+            w.check_copy(own, shift)
+        w.forgive(re.escape(bias))
+        logits = b.op("Add", project(b, x, name, table), b.weight(chosen, shift))
+        return {"logits": (logits, ["B", "S", c.vocab_size])}
+
+    return write
 
 
 def token_scores(b: Builder, c: Any, w: Weights, x: Value) -> Outputs:

@@ -29,7 +29,8 @@ def check_export(folder: Path, source: Source, plan: Plan) -> dict[str, Any]:
     bundle = read_bundle(folder)
     probe = Probe.make(bundle.manifest, segments=int(source.config.get("type_vocab_size") or 1))
     if has_torch():
-        against, reference = _torch_name(), run_torch(source, plan, probe)
+        causal = bundle.manifest.cache is not None
+        against, reference = _torch_name(), run_torch(source, plan, probe, causal=causal)
     else:
         against, reference = _other_dialect(bundle, source, plan, probe)
     worst, outputs = 0.0, reference
@@ -52,7 +53,7 @@ def compare(bundle: Bundle, checkpoint: str | os.PathLike[str]) -> dict[str, Any
     """
     if not has_torch():
         raise ExportError("comparing with a checkpoint needs torch: pip install 'torchless[export,torch]'")
-    from torchless.export import make_plan
+    from torchless.export import make_plan, with_head
     from torchless.export.sources import open_source
 
     manifest = bundle.manifest
@@ -64,8 +65,8 @@ def compare(bundle: Bundle, checkpoint: str | os.PathLike[str]) -> dict[str, Any
             f"{manifest.family} with {manifest.vocab_size}: give the checkpoint that it was made from"
         )
     probe = Probe.make(manifest, segments=int(source.config.get("type_vocab_size") or 1), seed=1)
-    plan = make_plan(source, manifest.task)
-    reference = run_torch(source, dataclasses.replace(plan, pooling=manifest.pooling), probe)
+    plan = dataclasses.replace(make_plan(source, manifest.task, layer=manifest.head), pooling=manifest.pooling)
+    reference = run_torch(with_head(source, plan), plan, probe, causal=manifest.cache is not None)
     outputs = run_probe(bundle, bundle.manifest.graphs[0], probe)
     return record(_torch_name(), probe, outputs, max_error(outputs, reference))
 
@@ -74,7 +75,7 @@ def has_torch() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
 
 
-def run_torch(source: Source, plan: Plan, probe: Probe) -> list[Float]:
+def run_torch(source: Source, plan: Plan, probe: Probe, *, causal: bool) -> list[Float]:
     """What the original model computes for each row alone, in float32, shaped as run_probe has it."""
     import torch
 
@@ -82,30 +83,78 @@ def run_torch(source: Source, plan: Plan, probe: Probe) -> list[Float]:
     outputs: list[Float] = []
     with torch.no_grad():
         for ids, types in zip(probe.input_ids, probe.token_type_ids, strict=True):
-            outputs.append(_answer(model, plan, torch.tensor([ids]), torch.tensor([types])))
+            row = torch.tensor([ids])
+            if causal:
+                outputs.append(_causal_answer(model, plan, row))
+            else:
+                outputs.append(_answer(model, plan, row, torch.tensor([types])))
     return outputs
 
 
+def _causal_answer(model: Any, plan: Plan, ids: Any) -> Float:
+    """One row's output of a decoder at each of its tokens: [S,V] of words, [S,L] of a text, [S,1] of a choice."""
+    if plan.head.task == "text-generation":
+        answer = _run(model, {"input_ids": ids})
+        logits = _logits(answer, "logits")
+        if logits is None:  # a bare GPT, with its own embedding for a head
+            logits = answer.last_hidden_state @ model.get_input_embeddings().weight.T
+        words: Float = logits[0].numpy()
+        return words
+    name = "mc_logits" if plan.head.task == "multiple-choice" else "logits"
+    model.config.pad_token_id = None  # a last token is the last one here, whichever it is
+    rows: list[Float] = []
+    for length in range(1, ids.shape[1] + 1):  # it answers at a text's end, so the text ends at each of its tokens
+        logits = _logits(_run(model, {"input_ids": ids[:, :length]}), name)
+        if logits is None:
+            raise ExportError(f"the forward of this {type(model).__name__} gives no {name}: {NOT_CHECKED}")
+        rows.append(logits.reshape(-1).numpy())
+    return np.stack(rows)
+
+
+NOT_CHECKED = "it cannot be compared with its export; check=False exports it unchecked"
+
+
+def _run(model: Any, given: dict[str, Any]) -> Any:
+    try:
+        return model(**given)
+    except Exception as error:
+        raise ExportError(
+            f"the forward of this {type(model).__name__} fails with {' and '.join(given)} "
+            f"({type(error).__name__}: {error}): {NOT_CHECKED}"
+        ) from error
+
+
+def _logits(answer: Any, name: str) -> Any:
+    """The logits in what a forward gives: an output of transformers, a dict, a tuple that begins with them."""
+    import torch
+
+    if isinstance(answer, torch.Tensor):
+        return answer
+    if isinstance(answer, dict):  # an output of transformers is one, too
+        return answer.get(name)
+    return answer[0] if isinstance(answer, tuple) and answer and isinstance(answer[0], torch.Tensor) else None
+
+
 def _answer(model: Any, plan: Plan, ids: Any, types: Any) -> Float:
-    """One row's output: [S,V] of words, [S,L] of tokens, [S,2] of spans, [L] of a text, [D] of an embedding."""
+    """One row's output of an encoder: [S,V] of words, [S,L] of tokens, [S,2] of spans, [L] of a text, [D]."""
     import torch
 
     given = {"input_ids": ids}
-    if "token_type_ids" in inspect.signature(model.forward).parameters and plan.head.task != "text-generation":
+    if "token_type_ids" in inspect.signature(model.forward).parameters:
         given["token_type_ids"] = types
     if plan.head.task == "multiple-choice":
         given = {name: value[:, None] for name, value in given.items()}  # one choice
-    answer = model(**given)
+    answer = _run(model, given)
     if plan.head.task == "feature-extraction":
         return _pooled(answer.last_hidden_state[0].numpy(), plan.pooling)
     if plan.head.task == "question-answering":
         logits = torch.stack([answer.start_logits, answer.end_logits], dim=-1)
     elif hasattr(answer, "prediction_logits"):  # the masked-word head of two
         logits = answer.prediction_logits
-    elif hasattr(answer, "logits"):
-        logits = answer.logits
-    else:  # a bare GPT, with its own embedding for a head
-        logits = answer.last_hidden_state @ model.get_input_embeddings().weight.T
+    elif (logits := _logits(answer, "logits")) is None:
+        raise ExportError(f"the forward of this {type(model).__name__} gives no logits: {NOT_CHECKED}")
+    elif logits.ndim == 2 and plan.head.task == "token-classification":  # ELECTRA's: one score, of "replaced"
+        logits = torch.stack([torch.zeros_like(logits), logits], dim=-1)
     result: Float = logits[0].numpy()
     return result
 
@@ -116,31 +165,43 @@ def _torch_model(source: Source, plan: Plan) -> Any:
 
     if source.module is not None:
         model = copy.deepcopy(source.module).to("cpu", torch.float32)
-        if plan.head.task == "feature-extraction" and hasattr(model, "base_model"):
-            model = model.base_model
+        words = plan.head.task == "text-generation" and hasattr(model, "get_output_embeddings")
+        if plan.head.task == "feature-extraction" or (words and model.get_output_embeddings() is None):
+            model = getattr(model, "base_model", model)  # the module's own head is another
         return model.eval()
     quiet = transformers.utils.logging.get_verbosity()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()  # a line for a load of milliseconds
     try:
         kind = getattr(transformers, plan.architecture)
-        if source.folder is not None and not any(source.folder.glob("model*.safetensors*")):
-            # transformers knows pytorch_model.bin alone of torch's own files: fill the model from what was read.
-            model = kind(transformers.AutoConfig.from_pretrained(str(source.folder)))
-            state = {name: torch.from_numpy(array).float() for name, array in source.weights.everything().items()}
-            target = model if any(name in model.state_dict() for name in state) else model.base_model
-            target.load_state_dict(state, strict=False)
-            return model.float().eval()
+        readable = source.folder is not None and any(source.folder.glob("model*.safetensors*"))
+        if not readable or plan.layer is not None:
+            return _filled(kind(transformers.AutoConfig.for_model(**source.config)), source, plan)
         return kind.from_pretrained(str(source.folder), dtype=torch.float32, local_files_only=True).eval()
     finally:
         transformers.utils.logging.set_verbosity(quiet)
         transformers.utils.logging.enable_progress_bar()
 
 
+def _filled(model: Any, source: Source, plan: Plan) -> Any:
+    """The model with the tensors as they were read, for checkpoints that transformers itself cannot load."""
+    import torch
+
+    weights = source.weights.renamed([(r"\.gamma$", ".weight"), (r"\.beta$", ".bias")])
+    state = {name: torch.from_numpy(array).float() for name, array in weights.everything().items()}
+    bias = state.get(f"{plan.head.layer}.bias")
+    if plan.layer is not None and bias is not None:  # one's own layer often has one where the family's has none
+        model.get_submodule(plan.head.layer).bias = torch.nn.Parameter(bias)
+    for target in (model, model.base_model):  # names come with the body's prefix, or without
+        target.load_state_dict(state, strict=False)
+    return model.float().eval()
+
+
 def _pooled(tokens: Float, pooling: Pooling | None) -> Float:
     """[S,D] -> [D], the reference in numpy for pooling.pool."""
     assert pooling is not None
-    vector = tokens[0] if pooling.mode == "cls" else tokens.mean(axis=0)
+    modes = {"mean": tokens.mean(axis=0), "cls": tokens[0], "max": tokens.max(axis=0), "lasttoken": tokens[-1]}
+    vector = modes[pooling.mode]
     length = max(float(np.linalg.norm(vector)), 1e-12) if pooling.normalize else 1.0
     result: Float = vector / np.float32(length)
     return result

@@ -61,10 +61,10 @@ def embed(b: Builder, name: str, table: Float, ids: Value) -> Value:
     return b.op("Gather", b.weight(name, table), ids, axis=0)
 
 
-def norm(b: Builder, x: Pending, w: Weights, size: int, eps: float) -> Value:
+def norm(b: Builder, x: Pending, w: Weights, size: int, eps: float, *, bias: bool = True) -> Value:
     """Layer normalization over the last axis (Ba et al., 2016), [..,D] -> [..,D]."""
     gamma = b.weight(w.name("weight"), w.shaped("weight", size))
-    beta = b.weight(w.name("bias"), w.shaped("bias", size))
+    beta = b.weight(w.name("bias"), w.shaped("bias", size)) if bias else ""
     if b.fused and isinstance(x, Sum) and not x.value:
         normed, _, _, x.value = b.ops(
             "SkipLayerNormalization", x.left, x.right, gamma, beta, x.bias,
@@ -81,10 +81,11 @@ def linear(b: Builder, x: Value, w: Weights, inputs: int, outputs: int) -> Biase
     return Biased(b.op("MatMul", x, matrix), bias)
 
 
-def conv1d(b: Builder, x: Value, w: Weights, inputs: int, outputs: int) -> Biased:
+def conv1d(b: Builder, x: Value, w: Weights, inputs: int, outputs: int, *, bias: bool = True) -> Biased:
     """GPT's Conv1D: a linear layer whose weight is stored [inputs, outputs]. [..,inputs] -> [..,outputs]."""
     matrix = b.weight(w.name("weight"), w.shaped("weight", inputs, outputs))
-    return Biased(b.op("MatMul", x, matrix), b.weight(w.name("bias"), w.shaped("bias", outputs)))
+    shift = b.weight(w.name("bias"), w.shaped("bias", outputs)) if bias else ""
+    return Biased(b.op("MatMul", x, matrix), shift)
 
 
 def project(b: Builder, x: Value, name: str, table: Float) -> Value:

@@ -12,11 +12,13 @@ from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.builder import Builder, Value
 
-MODES = {
-    "pooling_mode_cls_token": "cls",
+MODES = ("mean", "cls", "max", "lasttoken")
+# Before sentence-transformers 5.4 each mode was a field of its own.
+FIELDS = {
     "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls": "cls",
-    "pooling_mode_mean": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "lasttoken",
 }
 
 
@@ -30,8 +32,15 @@ def pool(b: Builder, x: Value, mask: Value, pooling: Pooling) -> Value:
         total = b.op("ReduceSum", b.op("Mul", x, weight), axis, keepdims=0)
         count = b.op("ReduceSum", weight, axis, keepdims=0)
         sentence = b.op("Div", total, b.op("Max", count, b.constant(1e-9, np.float32)))
+    elif pooling.mode == "max":
+        padding = b.op("Not", b.op("Cast", b.op("Unsqueeze", mask, b.constant([2], np.int64)), to=9))  # [B,S,1]
+        shown = b.op("Where", padding, b.constant(np.finfo(np.float32).min, np.float32), x)
+        sentence = b.op("ReduceMax", shown, b.constant([1], np.int64), keepdims=0)
+    elif pooling.mode == "lasttoken":
+        count = b.op("ReduceSum", mask, b.constant([1], np.int64), keepdims=1)  # [B,1]
+        sentence = b.op("GatherND", x, b.op("Sub", count, b.constant(1, np.int64)), batch_dims=1)
     else:
-        raise ExportError(f"the pooling {pooling.mode!r} is not supported (supported: mean, cls)")
+        raise ExportError(f"the pooling {pooling.mode!r} is not supported (supported: {', '.join(MODES)})")
     if not pooling.normalize:
         return sentence
     length = b.op("ReduceL2", sentence, b.constant([1], np.int64), keepdims=1)
@@ -50,18 +59,31 @@ def read_pooling(folder: Path) -> tuple[Pooling, int | None] | None:
             limits = where / "sentence_bert_config.json"
             limit = _read(limits).get("max_seq_length") if limits.is_file() else None
         elif kind == "Pooling":
-            settings = _read(where / "config.json")
-            modes = [name for name, on in settings.items() if name.startswith("pooling_mode_") and on is True]
-            if "pooling_mode" in settings:  # the form of sentence-transformers 5.4 and later
-                modes = [f"pooling_mode_{settings['pooling_mode']}"]
-            if len(modes) != 1 or modes[0] not in MODES:
-                raise ExportError(f"{where / 'config.json'}: {', '.join(modes) or 'no mode'} is not supported")
-            pooling = Pooling(MODES[modes[0]], pooling.normalize)
+            pooling = Pooling(_mode(where / "config.json"), pooling.normalize)
         elif kind == "Normalize":
             pooling = Pooling(pooling.mode, normalize=True)
         else:
             raise ExportError(f"{path}: the module {kind!r} is not supported (Transformer, Pooling, Normalize)")
     return pooling, limit
+
+
+def _mode(path: Path) -> str:
+    """The one mode that a Pooling module has; several, whose vectors would be joined, are refused."""
+    settings = _read(path)
+    if "pooling_mode" in settings:
+        given = settings["pooling_mode"]
+        modes = [str(mode) for mode in given] if isinstance(given, list) else [str(given)]
+    else:
+        modes = [
+            FIELDS.get(name, name)
+            for name, on in settings.items()
+            if name.startswith("pooling_mode_") and on is True
+        ]
+    if len(modes) != 1 or modes[0] not in MODES:
+        raise ExportError(
+            f"{path}: pooling by {', '.join(modes) or 'no mode'} is not supported ({', '.join(MODES)})"
+        )
+    return modes[0]
 
 
 def _read(path: Path) -> Any:

@@ -81,6 +81,16 @@ class Weights:
             renamed[name] = read
         return Weights(renamed, self._where)
 
+    def with_layer(self, mine: str, own: str) -> Weights:
+        """The same with the layer `mine` under the family's own name, in the place of the one that has it."""
+        if not any(name.startswith(f"{mine}.") for name in self._tensors):
+            layers = ", ".join(sorted({name.split(".")[0] for name in self._tensors}))
+            raise ExportError(f"{self._where} has no layer {mine!r} (it has: {layers})")
+        others = {
+            name: read for name, read in self._tensors.items() if mine == own or not name.startswith(f"{own}.")
+        }
+        return Weights(others, self._where).renamed([(rf"^{re.escape(mine)}\.", f"{own}.")])
+
     def forgive(self, *patterns: str) -> None:
         """Names that may stay unused: buffers and heads that the export leaves out on purpose."""
         for name in self._tensors:

@@ -46,7 +46,7 @@ class CacheLayout:
 class Pooling:
     """How token vectors [B,S,D] became the sentence's [B,D] inside the graph."""
 
-    mode: str  # "mean" or "cls"
+    mode: str  # "mean", "cls", "max" or "lasttoken"
     normalize: bool
 
 
@@ -70,6 +70,7 @@ class Manifest:
     problem_type: str | None = None
     cache: CacheLayout | None = None
     pooling: Pooling | None = None
+    head: str | None = None
     recipe: Mapping[str, Any] | None = None
     parity: Mapping[str, Any] | None = None
     files: Mapping[str, FileEntry] = field(default_factory=dict)
@@ -110,6 +111,7 @@ class Manifest:
             problem_type=read.one("problem_type", _text, None),
             cache=read.one("cache", lambda raw: _cache(raw, where), None),
             pooling=read.one("pooling", lambda raw: _pooling(raw, where), None),
+            head=read.one("head", _text, None),
             recipe=read.one("recipe", _object, None),
             parity=read.one("parity", _object, None),
             files={

@@ -99,6 +99,11 @@ BERTS = {
     "text-classification": transformers.BertForSequenceClassification,
     "feature-extraction": transformers.BertModel,
 }
+# Those of `bert` whose bundles not every test shares.
+MORE_BERTS = {
+    "question-answering": transformers.BertForQuestionAnswering,
+    "token-classification": transformers.BertForTokenClassification,
+}
 
 
 def bert(task: str, seed: int = 7, **config: Any) -> Any:
@@ -107,7 +112,40 @@ def bert(task: str, seed: int = 7, **config: Any) -> Any:
         vocab_size=wordpiece().get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
         intermediate_size=48, max_position_embeddings=40, pad_token_id=0,
     )  # fmt: skip
-    return uneven(BERTS[task](transformers.BertConfig(**defaults | config)), seed)
+    return uneven((BERTS | MORE_BERTS)[task](transformers.BertConfig(**defaults | config)), seed)
+
+
+SMALL = dict(
+    hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=40,
+    pad_token_id=0,
+)  # fmt: skip
+ROBERTA = SMALL | dict(max_position_embeddings=42, type_vocab_size=1, pad_token_id=1)
+# What the names of a family's classes begin with, and the config of a tiny one.
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "albert": ("Albert", SMALL | dict(embedding_size=16, num_hidden_layers=3)),
+    "camembert": ("Camembert", ROBERTA),
+    "distilbert": (
+        "DistilBert", dict(dim=32, n_layers=2, n_heads=4, hidden_dim=48, max_position_embeddings=40, pad_token_id=0)
+    ),
+    "deberta-v2": (  # as v3 has it, with fewer buckets than distances
+        "DebertaV2", SMALL | dict(
+            relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=True, norm_rel_ebd="layer_norm",
+            position_buckets=8, position_biased_input=False, type_vocab_size=0,
+        )
+    ),
+    "electra": ("Electra", SMALL | dict(embedding_size=16)),
+    "mpnet": ("MPNet", SMALL | dict(max_position_embeddings=42, pad_token_id=1)),
+    "roberta": ("Roberta", ROBERTA),
+    "xlm-roberta": ("XLMRoberta", ROBERTA),
+}  # fmt: skip
+
+
+def encoder(family: str, kind: str, seed: int = 7, **config: Any) -> Any:
+    """The class `kind` ("ForMaskedLM") of a family in ENCODERS; the vocabulary is that of `wordpiece`."""
+    prefix, small = ENCODERS[family]
+    defaults = small | dict(vocab_size=wordpiece().get_vocab_size())
+    made = getattr(transformers, f"{prefix}Config")(**defaults | config)
+    return uneven(getattr(transformers, prefix + kind)(made), seed)
 
 
 def save(model: Any, folder: Path, tokenizer: Tokenizer | None = None) -> Path:

@@ -203,5 +203,5 @@ def test_a_reference_that_is_not_a_number_never_counts_as_equal(
     gpt_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_torch = parity.run_torch
-    monkeypatch.setattr(parity, "run_torch", lambda *given: [row * np.nan for row in run_torch(*given)])
+    monkeypatch.setattr(parity, "run_torch", lambda *a, **b: [row * np.nan for row in run_torch(*a, **b)])
     tiny.refused(gpt_checkpoint, r"model\.onnx differs from transformers .* by inf", tmp_path)

@@ -1,0 +1,117 @@
+"""MPNet (Song et al., 2020): BERT's blocks, with one bias by distance (T5's buckets) for every layer's attention.
+
+Letters as in parts.py; C the longest text. The names of weights are the checkpoint's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from torchless.bundle import Pooling
+from torchless.export.attention import distances
+from torchless.export.builder import Builder, Value
+from torchless.export.config import Config
+from torchless.export.encoder import (
+    BlockNames,
+    EncoderConfig,
+    block,
+    embeddings,
+    named_as_body,
+    positions_after_padding,
+)
+from torchless.export.families import Facts
+from torchless.export.heads import (
+    EncoderInputs,
+    Head,
+    body,
+    first_token_scores,
+    masked_words,
+    span_scores,
+    token_scores,
+    write_head,
+)
+from torchless.export.weights import Float, Weights
+
+BASE = EncoderConfig(vocab_size=30527)
+BLOCK = BlockNames(
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    output="attention.attn.o",
+    attention_norm="attention.LayerNorm",
+)
+# transformers fixes both, whatever config.json says.
+PADDING = 1
+BUCKETS, EXACT, FARTHEST = 32, 8, 128
+
+
+def build(b: Builder, config: Config, weights: Weights, head: Head, pooling: Pooling | None = None) -> Facts:
+    """Write the graph of docs/graph.md's encoder contract, with this head."""
+    c = replace(EncoderConfig.read(config, BASE), type_vocab_size=0)
+    context_length = config.whole("max_position_embeddings", 512, least=PADDING + 2) - PADDING - 1
+    rows = config.whole("relative_attention_num_buckets", BUCKETS, least=BUCKETS)
+    w = named_as_body(weights, "mpnet", HEADS, head)
+    inputs = EncoderInputs.declare(b, segments=False)
+    table = w.under("encoder").shaped("relative_attention_bias.weight", rows, c.num_attention_heads)
+    bias = bias_by_distance(b, table, inputs.ids, context_length)
+    x = mpnet(b, c, w, inputs, bias)  # [B,S,D]
+    labels = write_head(b, c, w, x, inputs.mask, head, pooling, c.hidden_size)
+    return Facts(context_length, c.vocab_size, labels=labels)
+
+
+def mpnet(b: Builder, c: EncoderConfig, w: Weights, inputs: EncoderInputs, bias: Value) -> Value:
+    """-> hidden states [B,S,D]."""
+    positions = positions_after_padding(b, inputs.ids, PADDING)
+    x = embeddings(b, c, w.under("embeddings"), inputs, positions)
+    for i in range(c.num_hidden_layers):
+        x = block(b, c, x, w.under(f"encoder.layer.{i}"), inputs.mask, BLOCK, bias)
+    return x
+
+
+def bias_by_distance(b: Builder, table: Float, ids: Value, context_length: int) -> Value:
+    """What is added to the score of query i and key j for their distance alone, [1,H,S,S], in every layer.
+
+    table [buckets, H] becomes one of distances, [H, 2C-1]: 49 kB for 12 heads and 512 tokens, where one of
+    pairs would be 13 MB. Picking S·S values from it is done once for all layers.
+    """
+    far = context_length - 1
+    by_distance = b.weight("encoder.bias_by_distance", table[buckets(np.arange(-far, far + 1))].T)
+    column = b.op("Add", distances(b, ids), b.constant(far, np.int64))  # i - j + C - 1: [S,S]
+    return b.op("Unsqueeze", b.op("Gather", by_distance, column, axis=1), b.constant([0], np.int64))
+
+
+def buckets(distance: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """T5's (Raffel et al., 2020), for query minus key: near distances exact, far ones by logarithm, each way.
+
+    In float32 and in this order of operations, as torch has it: at the edges of a bucket the last bit decides.
+    """
+    half, far = BUCKETS // 2, np.abs(distance)
+    ratio = np.log(np.maximum(far, 1).astype(np.float32) / np.float32(EXACT)) / np.float32(np.log(FARTHEST / EXACT))
+    by_logarithm = EXACT + (ratio * np.float32(half - EXACT)).astype(np.int64)
+    bucket = np.where(far < EXACT, far, np.minimum(by_logarithm, half - 1))
+    result: npt.NDArray[np.int64] = bucket + half * (distance < 0)
+    return result
+
+
+word_scores = masked_words(
+    transform="lm_head.dense",
+    layer_norm="lm_head.layer_norm",
+    decoder="lm_head.decoder",
+    bias="lm_head.bias",
+    activation="gelu",  # whatever the blocks have
+)
+text_scores = first_token_scores("classifier.dense", "tanh", "classifier.out_proj")
+choice_scores = first_token_scores("pooler.dense", "tanh", "classifier")
+
+POOLED, CLASSIFIER = r"pooler\..*", r"classifier\..*"
+HEADS = {
+    "Model": Head("feature-extraction", body),
+    "ForMaskedLM": Head("fill-mask", word_scores, (r"lm_head\..*",)),
+    "ForSequenceClassification": Head("text-classification", text_scores, (CLASSIFIER,)),
+    "ForMultipleChoice": Head("multiple-choice", choice_scores, (POOLED, CLASSIFIER)),
+    "ForTokenClassification": Head("token-classification", token_scores, (CLASSIFIER,)),
+    "ForQuestionAnswering": Head("question-answering", span_scores, (r"qa_outputs\..*",)),
+}
