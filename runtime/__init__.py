@@ -21,38 +21,60 @@ from torchless.tasks import TASKS
 from torchless.version import __version__
 
 if TYPE_CHECKING:
-    from torchless.tasks.embedding import Embedding
+    from torchless.tasks.embedding import Embedding, Match
     from torchless.tasks.fill_mask import Candidate, FillMask
+    from torchless.tasks.multiple_choice import Choice, MultipleChoice
+    from torchless.tasks.next_sentence import NextSentencePrediction
+    from torchless.tasks.question_answering import Answer, QuestionAnswering
     from torchless.tasks.text_classification import Classification, TextClassification
     from torchless.tasks.text_generation import Generation, Score, TextGeneration
+    from torchless.tasks.text_ranking import Ranked, TextRanking
+    from torchless.tasks.token_classification import Entity, TokenClassification
+    from torchless.tasks.zero_shot import ZeroShotClassification
 
 # Where each public name lives: numpy and onnxruntime are imported with the first model, not before.
 _NAMES = {
+    "Answer": "question_answering",
     "Candidate": "fill_mask",
+    "Choice": "multiple_choice",
     "Classification": "text_classification",
+    "Entity": "token_classification",
     "Generation": "text_generation",
+    "Match": "embedding",
+    "Ranked": "text_ranking",
     "Score": "text_generation",
     **{task.cls: task.module for task in TASKS.values()},
 }
 
 __all__ = [
+    "Answer",
     "BundleError",
     "Candidate",
+    "Choice",
     "Classification",
     "ContextLengthError",
     "Embedding",
+    "Entity",
     "ExportError",
     "FillMask",
     "Generation",
     "GenerationError",
     "InputError",
+    "Match",
+    "MultipleChoice",
+    "NextSentencePrediction",
     "ProviderError",
     "QuantizationError",
+    "QuestionAnswering",
+    "Ranked",
     "Score",
     "TextClassification",
     "TextGeneration",
+    "TextRanking",
+    "TokenClassification",
     "TokenizerError",
     "TorchlessError",
+    "ZeroShotClassification",
     "__version__",
     "load",
 ]

@@ -65,6 +65,18 @@ class KVCache:
             self.lengths[row] = self.lengths[last]
         self.lengths = self.lengths[:last]
 
+    def share(self, slots: int) -> None:
+        """Give every row the first one's `slots`: a prompt that was read once."""
+        self._data[:, :, 1 : self.rows, :, :slots, :] = self._data[:, :, :1, :, :slots, :]
+        self.lengths[:] = slots
+
+    def reorder(self, parents: npt.NDArray[np.int64], start: int) -> None:
+        """Row r goes on from parents[r]: only the slots from `start` on differ, and only of rows that change."""
+        rows = np.flatnonzero(parents != np.arange(self.rows))
+        if len(rows):
+            end = int(self.lengths.max())
+            self._data[:, :, rows, :, start:end, :] = self._data[:, :, parents[rows], :, start:end, :]
+
     def layers(self, first: int, last: int) -> list[tuple[Float, Float]]:
         """Views [last-first, H, C, E] of keys and values by layer, contiguous, as the graph takes them."""
         return [(layer[0, first:last], layer[1, first:last]) for layer in self._data]

@@ -35,8 +35,8 @@ class Encoder:
         self.outputs = list(outputs)
         self.vocab_size = bundle.manifest.vocab_size
         self._decoder = Decoder(session, bundle) if bundle.manifest.cache is not None else None
+        require(session, bundle, () if self._decoder else INPUTS[:2], outputs)
         if self._decoder is None:
-            require(session, bundle, INPUTS[:2], outputs)
             names = {value.name for value in session.get_inputs()}
             self.inputs = [name for name in INPUTS if name in names]  # not every family knows segments
 

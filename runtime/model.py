@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torchless.bundle import Bundle, read_bundle
-from torchless.errors import InputError, TorchlessError
+from torchless.errors import ContextLengthError, InputError, TorchlessError
 from torchless.provider import choose_graph, choose_provider
 from torchless.session import open_session
 from torchless.text import TOKENIZER, Text, Tokenizer, check_length, tokenizer_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 16
 STRATEGIES = ("longest_first", "only_first", "only_second")
+CUT = {"only_first": 0, "only_second": 1}
 
 M = TypeVar("M", bound="Model")
 
@@ -95,9 +96,19 @@ class Model:
     def encode(self, text: Text, fit: Fit) -> Encoding:
         """Ids with special tokens, cut as `fit` says, else a ContextLengthError for too many."""
         limit = fit.limit(self.context_length)
+        if isinstance(text, tuple) and not self.tokenizer.joins_pairs:
+            raise InputError("the tokenizer's template has no form for a pair of texts: give one text")
         encoding = self.tokenizer.encode(text)
         if fit.truncation and len(encoding.ids) > limit:
-            return self.tokenizer.windows(text, limit, strategy=fit.strategy(text), side=fit.truncation_side)[0]
+            strategy = fit.strategy(text)
+            if isinstance(text, tuple) and (cut := CUT.get(strategy)) is not None:
+                whole = sum(part != cut for part in encoding.sequence_ids)
+                if whole >= limit:
+                    raise ContextLengthError(
+                        f"truncation={strategy!r} leaves {whole:,} tokens whole, the model takes {limit:,} in all: "
+                        "shorten the other text"
+                    )
+            return self.tokenizer.windows(text, limit, strategy=strategy, side=fit.truncation_side)[0]
         check_length(len(encoding.ids), limit, advice="shorten it, or pass truncation=True")
         return encoding
 

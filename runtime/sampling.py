@@ -8,10 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from torchless.errors import GenerationError
+from torchless import penalties
+from torchless.errors import GenerationError, InputError
+from torchless.generation_config import GenerationConfig
 
 Float = npt.NDArray[np.float32]
-Filter = Callable[[Float], Float]
+Ids = npt.NDArray[np.int64]
+# logits [V], the ids of prompt and text so far [T], how many of them were added -> logits [V]
+Filter = Callable[[Float, Ids, int], Float]
 
 
 def log_softmax(logits: Float) -> Float:
@@ -48,36 +52,72 @@ def keep_top_k(logits: Float, top_k: int) -> Float:
     return np.where(logits < least, np.float32(-np.inf), logits)
 
 
-def keep_top_p(logits: Float, top_p: float) -> Float:
+def keep_top_p(logits: Float, top_p: float, least: int = 1) -> Float:
     """[V] -> [V]: -inf outside the smallest set whose probability reaches top_p (Holtzman et al., 2020).
 
-    0 < top_p < 1; the likeliest token always stays.
+    0 < top_p < 1; the `least` likeliest tokens always stay.
     """
     finite = np.flatnonzero(logits > -np.inf)
     order = finite[np.argsort(-logits[finite], kind="stable")]  # likeliest first; of equals the lower id
     probabilities = softmax(logits[order])
     ahead = np.cumsum(probabilities) - probabilities  # what stands before each token: 0 for the first
     kept = np.full_like(logits, -np.inf)
+    ahead[:least] = 0
     inside = order[ahead < top_p]
+    kept[inside] = logits[inside]
+    return kept
+
+
+def keep_min_p(logits: Float, min_p: float, least: int = 1) -> Float:
+    """[V] -> [V]: -inf below min_p times the likeliest token's probability (Nguyen et al., 2024).
+
+    The `least` likeliest tokens always stay.
+    """
+    weights = np.exp(logits - logits.max())  # probabilities over the largest one
+    kept = np.where(weights < np.float32(min_p), np.float32(-np.inf), logits)
+    if least > 1:
+        best = np.argpartition(-logits, min(least, logits.size) - 1)[:least]
+        kept[best] = logits[best]
+    return kept
+
+
+def keep_typical(logits: Float, typical_p: float, least: int = 1) -> Float:
+    """[V] -> [V]: the tokens whose surprise is nearest the expected one, until typical_p is reached.
+
+    Locally typical sampling (Meister et al., 2022); 0 < typical_p < 1. Ties with the last one stay, and `least`
+    tokens at least.
+    """
+    finite = np.flatnonzero(logits > -np.inf)
+    logs = log_softmax(logits[finite])
+    probabilities = np.exp(logs)
+    away = np.abs(-logs + (logs * probabilities).sum())
+    order = np.argsort(away, kind="stable")
+    last = int((np.cumsum(probabilities[order]) < typical_p).sum())
+    inside = finite[away <= away[order[min(max(last, least - 1), len(order) - 1)]]]
+    kept = np.full_like(logits, -np.inf)
     kept[inside] = logits[inside]
     return kept
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Chooses a token from logits [V]: the likeliest without a generator, else a draw after the filters."""
+    """Chooses a token from logits [V] after the filters: the likeliest without a generator, else a draw."""
 
     filters: tuple[Filter, ...] = ()
     generator: np.random.Generator | None = None
 
-    def __call__(self, logits: Float) -> int:
+    def __call__(self, logits: Float, ids: Ids, added: int) -> int:
         best = int(np.argmax(logits))  # NaN, if there is one
         if not np.isfinite(logits[best]):
             raise GenerationError("the model's logits are not numbers: the bundle is damaged, export it again")
+        for keep in self.filters:
+            logits = keep(logits, ids, added)
+        if self.filters:
+            best = int(np.argmax(logits))
+            if logits[best] == -np.inf:
+                raise InputError("bad_words_ids, min_new_tokens and the like leave no token to choose")
         if self.generator is None:
             return best
-        for keep in self.filters:
-            logits = keep(logits)
         # A draw by the cumulative sum: one uniform number a token, whatever the vocabulary.
         candidates = np.flatnonzero(logits > -np.inf)
         heights = np.cumsum(softmax(logits[candidates].astype(np.float64)))
@@ -85,15 +125,57 @@ class Sampler:
         return int(candidates[min(index, len(candidates) - 1)])
 
 
-def make_sampler(*, temperature: float, top_k: int, top_p: float, seed: int | None, sample: bool) -> Sampler:
-    """The chain for settings that GenerationConfig has checked; a setting that changes nothing is left out."""
-    if not sample:
-        return Sampler()
-    filters: list[Filter] = []
-    if temperature != 1:
-        filters.append(lambda logits: divide_by_temperature(logits, temperature))
-    if top_k:
-        filters.append(lambda logits: keep_top_k(logits, top_k))
-    if top_p < 1:
-        filters.append(lambda logits: keep_top_p(logits, top_p))
-    return Sampler(tuple(filters), np.random.default_rng(seed))
+def make_sampler(config: GenerationConfig, budget: int) -> Sampler:
+    """The chain of a configuration, and a generator of its own if it draws."""
+    generator = np.random.default_rng(config.seed) if config.samples else None
+    return Sampler(tuple(make_filters(config, budget)), generator)
+
+
+def make_filters(config: GenerationConfig, budget: int, least: int = 1) -> list[Filter]:
+    """The filters of a configuration, in transformers' order; a setting that changes nothing is left out.
+
+    budget: how many tokens may be added; the last of them is forced_eos_token_id's. least: how many tokens a
+    filter of a draw leaves at least (beams need more than one).
+    """
+    c, filters = config, list[Filter]()
+    if c.logit_bias:
+        filters.append(lambda logits, ids, added: penalties.add_bias(logits, c.logit_bias))
+    if c.repetition_penalty != 1:
+        filters.append(lambda logits, ids, added: penalties.penalize_repetition(logits, ids, c.repetition_penalty))
+    if c.presence_penalty or c.frequency_penalty:
+        filters.append(
+            lambda logits, ids, added: penalties.penalize_counts(
+                logits, ids[len(ids) - added :], c.presence_penalty, c.frequency_penalty
+            )
+        )
+    if c.no_repeat_ngram_size:
+        filters.append(
+            lambda logits, ids, added: penalties.forbid_repeated_ngrams(logits, ids, c.no_repeat_ngram_size)
+        )
+    if words := [one for one in c.bad_words_ids if one[:-1] or one[0] not in c.eos_token_id]:  # the end may come
+        filters.append(lambda logits, ids, added: penalties.forbid_sequences(logits, ids, words))
+    if c.min_new_tokens and c.eos_token_id:
+        ends = list(c.eos_token_id)
+        filters.append(
+            lambda logits, ids, added: penalties.forbid(logits, ends) if added < c.min_new_tokens else logits
+        )
+    for at, token in ((0, c.forced_bos_token_id), (budget - 1, c.forced_eos_token_id)):
+        if token is not None:
+            filters.append(_force_at(at, token))
+    if not c.samples:
+        return filters
+    if c.temperature != 1:
+        filters.append(lambda logits, ids, added: divide_by_temperature(logits, c.temperature))
+    if c.top_k:
+        filters.append(lambda logits, ids, added: keep_top_k(logits, max(c.top_k, least)))
+    if c.top_p < 1:
+        filters.append(lambda logits, ids, added: keep_top_p(logits, c.top_p, least))
+    if c.min_p:
+        filters.append(lambda logits, ids, added: keep_min_p(logits, c.min_p, least))
+    if c.typical_p < 1:
+        filters.append(lambda logits, ids, added: keep_typical(logits, c.typical_p, least))
+    return filters
+
+
+def _force_at(at: int, token: int) -> Filter:
+    return lambda logits, ids, added: penalties.force(logits, token) if added == at else logits

@@ -42,6 +42,11 @@ class Tokenizer:
         fast.no_padding()
         return cls(fast, Path(path))
 
+    @property
+    def joins_pairs(self) -> bool:
+        """Whether its template says how two texts stand together; without one, nothing would part them."""
+        return bool(self.fast.num_special_tokens_to_add(True))
+
     def encode(self, text: Text, *, special_tokens: bool = True) -> Encoding:
         """A text, or a pair of texts, with the special tokens of the tokenizer's template.
 
@@ -51,7 +56,17 @@ class Tokenizer:
         try:
             return self.fast.encode(first, second, add_special_tokens=special_tokens)
         except Exception as error:
-            raise TokenizerError(f"{self.path} cannot encode this text ({error})") from None
+            unknown = next((character for character in first + (second or "") if not self.knows(character)), None)
+            found = f"it has no token for {unknown!r}" if unknown else str(error)
+            raise TokenizerError(f"{self.path} cannot encode this text: {found}") from None
+
+    def knows(self, text: str) -> bool:
+        """Whether there are tokens for it: a vocabulary of characters has none for those it was not made of."""
+        try:
+            self.fast.encode(text, add_special_tokens=False)
+        except Exception:
+            return False
+        return True
 
     def windows(
         self, text: Text, limit: int, *, stride: int = 0, strategy: str = "longest_first", side: str = "right"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,9 @@ from torchless.errors import TorchlessError
 from torchless.version import __version__
 
 COMMANDS = (export, quantize, run, inspect, verify, doctor)
+
+
+OPTION = re.compile(r"--?[A-Za-z][\w-]*(=|$)")  # what begins with a dash and goes on otherwise is a text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,9 +38,9 @@ def parser() -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Texts may stand before, between and after options, where argparse takes only those before."""
     top = parser()
-    args, rest = top.parse_known_args(arguments)
+    args, rest = top.parse_known_args(run.spell_out(sys.argv[1:] if arguments is None else arguments))
     end = rest.index("--") if "--" in rest else len(rest)
-    if rest and (not hasattr(args, "texts") or any(part != "-" and part.startswith("-") for part in rest[:end])):
+    if rest and (not hasattr(args, "texts") or any(OPTION.match(part) for part in rest[:end])):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.texts += rest[:end] + rest[end + 1 :]
@@ -50,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # A pipe on Windows would fail at the first character outside its code page.
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
     args = parse(arguments)
+    if sys.stdout is None:  # `>&-`, or a program without a console
+        print("torchless: standard output is closed", file=sys.stderr)
+        return 1
     try:
         args.act(args)
         sys.stdout.flush()
@@ -60,6 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\ntorchless: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader has gone (`| head`): nothing is left to say, and nothing may be flushed at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader has gone (`| head`): nothing is left to say
+    except OSError as error:  # such as a full disk
+        _drop_output()
+        print(f"torchless: {error}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _drop_output() -> None:
+    """What is still buffered goes nowhere: flushing it at exit would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,9 +12,10 @@ def add(commands: Any) -> None:
         "export",
         help="write a bundle from a checkpoint",
         description="Write the bundle OUT from a checkpoint in Hugging Face layout (config.json, "
-        "model.safetensors, tokenizer.json), and compare it with torch where torch is installed.",
+        "model.safetensors, tokenizer.json) or from nanoGPT's ckpt.pt, and compare it with torch where torch is "
+        "installed.",
     )
-    command.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the checkpoint")
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the checkpoint, or nanoGPT's ckpt.pt")
     command.add_argument("out", metavar="OUT", help="folder to write; it must not exist")
     command.add_argument("--task", help="the head to export, by Hugging Face's name (default: the checkpoint's)")
     command.add_argument(
@@ -23,10 +24,18 @@ def add(commands: Any) -> None:
         default="fused",
         help="fused: onnxruntime's own operators, fastest (default); standard: plain ONNX; all: both",
     )
+    command.add_argument("--head", metavar="NAME", help="the last layer, where the checkpoint calls it otherwise")
     command.add_argument("--exporter", choices=("direct",), default="direct", help="who writes the graph")
-    command.add_argument("--tokenizer", metavar="PATH", help="tokenizer.json, if the checkpoint has none")
     command.add_argument(
-        "--pooling", choices=("mean", "cls"), help="for embeddings (default: modules.json's, or mean)"
+        "--tokenizer",
+        metavar="PATH",
+        help="tokenizer.json, vocab.txt, vocab.json with merges.txt, nanoGPT's meta.pkl, or the folder of one, if "
+        "the checkpoint has none",
+    )
+    command.add_argument(
+        "--pooling",
+        choices=("mean", "cls", "max", "lasttoken"),
+        help="for embeddings (default: modules.json's, or mean)",
     )
     command.add_argument(
         "--normalize",
@@ -46,6 +55,7 @@ def act(args: argparse.Namespace) -> None:
         args.checkpoint,
         args.out,
         task=args.task,
+        head=args.head,
         dialect=args.dialect,
         tokenizer=args.tokenizer,
         pooling=args.pooling,

@@ -3,154 +3,196 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
-from torchless.errors import InputError, TorchlessError
+from torchless.cli.answers import print_json, print_lines
+from torchless.cli.forms import FORMS, Item
+from torchless.cli.items import read_items, type_items
+from torchless.errors import BundleError, InputError, TorchlessError
 
-# Which options belong to which task; any other one is refused by name.
-GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "seed", "return_full_text")
-OPTIONS = {
-    "text-generation": GENERATION,
-    "text-classification": ("batch_size", "truncation", "function_to_apply"),
-    "fill-mask": ("batch_size", "truncation", "top_k"),
-    "feature-extraction": ("batch_size", "truncation"),
-}
+STRATEGIES = ("longest_first", "only_first", "only_second")
+FIELDS = ("question", "context", "query", "choices", "candidate_labels", "targets")
+BLOCK = 512  # items asked together: answers come as they are found, and memory stays bounded
 
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
         "run",
         help="answer from a bundle",
-        description="Generate, classify, fill masks or embed, by the bundle's task. TEXT may be given several "
-        "times. Without TEXT, or with -, standard input is read: each line is a text; for text generation all of "
-        "it is one prompt, unless --lines is given.",
+        description="Answer from a bundle, by its task: generate, classify, find entities or answers, fill masks, "
+        "rank, choose, embed. TEXT may be given several times. Without TEXT, or for -, standard input is read: "
+        "each line is a text; for text generation all of it is one prompt, unless --lines is given. What TEXT "
+        "stands for depends on the task: with --question it is a context, with --context a question, with --query "
+        "the passages to rank.",
     )
     command.add_argument("bundle", metavar="BUNDLE")
     command.add_argument("texts", metavar="TEXT", nargs="*", help="a text, or - for standard input")
-    command.add_argument("-i", "--interactive", action="store_true", help="ask for texts until end of file")
-    command.add_argument("--lines", action="store_true", help="each line of standard input is a prompt")
-    command.add_argument("--json", action="store_true", help="one JSON object a line")
+    command.add_argument("-i", "--interactive", action="store_true", help="answer line by line until end of file")
+    command.add_argument("--file", metavar="PATH", help="read this file as standard input is read")
+    command.add_argument("--lines", action="store_true", help="each line of the input is a prompt")
+    command.add_argument(
+        "--json-lines",
+        action="store_true",
+        help="each line of the input is a JSON object with the task's fields: text, text_pair, prompt, question, "
+        "context, choices, query, passages, candidate_labels, targets; an id comes back with the answer",
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object a line")
+    command.add_argument("--task", help="another task of the same head: text-ranking, zero-shot-classification")
     command.add_argument("--provider", default="cpu", help="cpu (default) or auto")
     command.add_argument("--threads", type=int, help="threads of one operator (default: one a physical core)")
-    generation = command.add_argument_group("text generation")
-    generation.add_argument("--max-new-tokens", type=int, metavar="N", help="at most N new tokens (default: 128)")
-    generation.add_argument("--do-sample", action="store_true", default=None, help="draw tokens, not the likeliest")
-    generation.add_argument("--temperature", type=float, metavar="T", help="below 1 sharper, above 1 flatter")
-    generation.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest P of probability")
-    generation.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
-    generation.add_argument(
+    command.add_argument("--top-k", type=int, metavar="K", help="draw among K tokens; or give the K best answers")
+    _add_generation(command.add_argument_group("text generation"))
+    _add_inputs(command.add_argument_group("what is asked"))
+    _add_texts(command.add_argument_group("all but text generation"))
+    _add_tasks(command.add_argument_group("single tasks"))
+    command.set_defaults(act=act, usage_error=command.error)
+
+
+def _add_generation(group: Any) -> None:
+    group.add_argument("--max-new-tokens", type=int, metavar="N", help="at most N new tokens (default: 128)")
+    group.add_argument("--do-sample", action="store_true", default=None, help="draw tokens, not the likeliest")
+    group.add_argument("--temperature", type=float, metavar="T", help="below 1 sharper, above 1 flatter")
+    group.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest P of probability")
+    group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
+    group.add_argument(
         "--return-full-text", action="store_true", default=None, help="the prompt and what follows it"
     )
-    command.add_argument("--top-k", type=int, metavar="K", help="draw among K tokens; or show K words for a mask")
-    encoders = command.add_argument_group("the other tasks")
-    encoders.add_argument("--batch-size", type=int, metavar="N", help="texts in one run (default: 16)")
-    encoders.add_argument("--truncation", action="store_true", default=None, help="cut texts that are too long")
-    encoders.add_argument("--function-to-apply", choices=("softmax", "sigmoid", "none"), help="for scores")
-    command.set_defaults(act=act, usage_error=command.error)
+
+
+def _add_inputs(group: Any) -> None:
+    group.add_argument(
+        "--pair", nargs=2, action="append", metavar=("A", "B"), help="a pair of texts; may be repeated"
+    )
+    group.add_argument("--question", metavar="Q", help="question-answering, multiple-choice: the question")
+    group.add_argument("--context", metavar="C", help="question-answering, multiple-choice: the context")
+    group.add_argument("--choices", nargs="+", metavar="CHOICE", help="multiple-choice: what to choose from")
+    group.add_argument("--query", metavar="Q", help="text-ranking: what the passages are ranked by")
+    group.add_argument("--candidate-labels", metavar="A,B", help="zero-shot-classification: the labels")
+    group.add_argument("--hypothesis-template", metavar="TEXT", help="with {} for the label: This example is {}.")
+    group.add_argument("--targets", type=_commas, metavar="A,B", help="fill-mask: score these words only")
+
+
+def _add_texts(group: Any) -> None:
+    group.add_argument("--batch-size", type=int, metavar="N", help="texts in one run (default: 16)")
+    group.add_argument(
+        "--truncation",
+        type=_truncation,
+        metavar="STRATEGY",
+        help="cut texts that are too long; STRATEGY may be left out: longest_first, only_first, only_second",
+    )
+    group.add_argument(
+        "--max-length", type=int, metavar="N", help="tokens of a text (default: what the model takes)"
+    )
+    group.add_argument("--truncation-side", choices=("right", "left"), help="which end is cut (default: right)")
+
+
+def _add_tasks(group: Any) -> None:
+    flag = {"action": "store_true", "default": None}
+    group.add_argument("--function-to-apply", choices=("softmax", "sigmoid", "none"), help="for scores")
+    group.add_argument("--both-orders", **flag, help="text-classification: read each pair both ways")
+    group.add_argument("--multi-label", **flag, help="zero-shot-classification: each label by itself")
+    group.add_argument("--multi-token", choices=("refuse", "score"), help="fill-mask: targets of several tokens")
+    group.add_argument(
+        "--aggregation-strategy",
+        choices=("none", "simple", "first", "average", "max"),
+        help="token-classification: how tokens become entities",
+    )
+    group.add_argument("--ignore-labels", type=_commas, metavar="A,B", help="token-classification (default: O)")
+    group.add_argument("--stride", type=int, metavar="N", help="token-classification: windows share N tokens")
+    group.add_argument("--doc-stride", type=int, metavar="N", help="question-answering: windows share N tokens")
+    group.add_argument("--max-answer-len", type=int, metavar="N", help="question-answering: in tokens")
+    group.add_argument("--max-question-len", type=int, metavar="N", help="question-answering: cut the question")
+    group.add_argument("--max-seq-len", type=int, metavar="N", help="question-answering: tokens of a window")
+    group.add_argument("--handle-impossible-answer", **flag, help="question-answering: there may be no answer")
+    group.add_argument(
+        "--align-to-words", action=argparse.BooleanOptionalAction, help="question-answering: whole words (default)"
+    )
+    group.add_argument("--normalize", **flag, help="feature-extraction: vectors of length 1")
+    group.add_argument("--truncate-dim", type=int, metavar="N", help="feature-extraction: the first N numbers")
+
+
+def spell_out(arguments: Sequence[str]) -> list[str]:
+    """`--truncation` with its value, since argparse would take a TEXT that follows for it."""
+    end = list(arguments).index("--") if "--" in arguments else len(arguments)
+    options = arguments[:end]
+    spelled: list[str] = []
+    for before, argument, after in zip(["", *options], options, [*options[1:], ""]):
+        if argument == "--truncation":
+            spelled.append(f"{argument}={after if after in STRATEGIES else 'true'}")
+        elif before != "--truncation" or argument not in STRATEGIES:
+            spelled.append(argument)
+    return [*spelled, *arguments[end:]]
+
+
+def _truncation(value: str) -> bool | str:
+    if value != "true" and value not in STRATEGIES:
+        raise argparse.ArgumentTypeError(f"invalid choice: {value!r} (choose from {', '.join(STRATEGIES)})")
+    return value == "true" or value
+
+
+def _commas(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def act(args: argparse.Namespace) -> None:
     import torchless
 
-    read_input = not args.texts or args.texts == ["-"]
-    if args.interactive and args.texts:
-        args.usage_error("-i asks for the texts itself: leave TEXT out")
-    if read_input and not args.interactive and not args.texts and sys.stdin.isatty():
-        args.usage_error("give a TEXT, - to read standard input, or -i")
-    with torchless.load(args.bundle, provider=args.provider, threads=args.threads) as model:
-        settings = _settings(args, model.bundle.manifest.task)
-        answer = generate if isinstance(model, torchless.TextGeneration) else answer_all
-        if args.interactive:
-            for line in _asked():
-                try:
-                    answer(model, [line], settings, args.json)
-                except TorchlessError as error:  # one text that does not fit ends no conversation
-                    print(f"torchless: {error}", file=sys.stderr)
-        else:
-            texts = _standard_input(answer is generate and not args.lines) if read_input else args.texts
-            answer(model, texts, settings, args.json)
+    if args.interactive and (args.texts or args.file is not None or args.pair):
+        args.usage_error("-i asks for the texts itself: leave TEXT out, and --file and --pair")
+    with torchless.load(args.bundle, task=args.task, provider=args.provider, threads=args.threads) as model:
+        task = args.task or model.bundle.manifest.task
+        if task not in FORMS:
+            raise BundleError(f"{args.bundle}: the command line does not know the task {task!r}")
+        given, settings = _given(args, task)
+        if not args.interactive:
+            items = read_items(args, task, given)
+            for start in range(0, len(items), BLOCK):
+                answer(model, task, items[start : start + BLOCK], settings, args.json)
+            return
+        for item in type_items(args, task, given):
+            try:
+                if isinstance(item, TorchlessError):
+                    raise item
+                answer(model, task, [item], settings, args.json)
+            except TorchlessError as error:  # one text that does not fit ends no conversation
+                print(f"torchless: {error}", file=sys.stderr)
 
 
-def _settings(args: argparse.Namespace, task: str) -> dict[str, Any]:
-    names = {name for options in OPTIONS.values() for name in options}
+def _given(args: argparse.Namespace, task: str) -> tuple[Item, dict[str, Any]]:
+    """The fields and the settings that options have given, or an InputError for those of other tasks."""
+    form = FORMS[task]
+    names = {*FIELDS, "pair", *(name for other in FORMS.values() for name in other.options)}
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    wrong = sorted(set(given) - set(OPTIONS[task]))
-    if wrong:
+    takes = {*form.options, *form.fields, *form.optional}
+    if "text_pair" in takes:
+        takes.add("pair")
+    if wrong := sorted(set(given) - takes):
         flags = ", ".join("--" + name.replace("_", "-") for name in wrong)
-        raise InputError(f"{flags} is not for {task}, the task of {args.bundle}")
-    return given
+        task_of = "the task of" if args.task is None else "the task chosen for"
+        raise InputError(f"{flags} is not for {task}, {task_of} {args.bundle}")
+    fields = {name: given.pop(name) for name in FIELDS if name in given}
+    given.pop("pair", None)
+    return fields, given
 
 
-def generate(model: Any, prompts: list[str], settings: dict[str, Any], as_json: bool) -> None:
-    """One prompt is streamed as it comes; several are generated together."""
-    if as_json or len(prompts) != 1:
-        for prompt, generation in zip(prompts, model(prompts, **settings), strict=True):
-            if as_json:
-                _print_json({"prompt": prompt, **dataclasses.asdict(generation)})
-            else:
-                print(generation.text)
+def answer(model: Any, task: str, items: Sequence[Item], settings: dict[str, Any], as_json: bool) -> None:
+    """One prompt is streamed as it comes; other answers are printed when they are whole."""
+    if task == "text-generation" and len(items) == 1 and not as_json:
+        stream(model, items[0]["prompt"], settings)
         return
-    stream = model.stream(prompts[0], **settings)
+    for item, result in zip(items, FORMS[task].ask(model, items, settings), strict=True):
+        if as_json:
+            print_json(task, item, result)
+        else:
+            print_lines(item, result, ranked="top_k" in settings)
+
+
+def stream(model: Any, prompt: str, settings: dict[str, Any]) -> None:
+    pieces = model.stream(prompt, **settings)
     try:
-        for piece in stream:
+        for piece in pieces:
             print(piece, end="", flush=True)
     finally:
         print(flush=True)
-
-
-def answer_all(model: Any, texts: list[str], settings: dict[str, Any], as_json: bool) -> None:
-    for text, result in zip(texts, model(texts, **settings), strict=True):
-        if as_json:
-            _print_json({"text": text, **_fields(model, result)})
-        else:
-            print(*_lines(model, result), sep="\n")
-
-
-def _fields(model: Any, result: Any) -> dict[str, Any]:
-    if dataclasses.is_dataclass(result) and not isinstance(result, type):
-        return dataclasses.asdict(result)
-    if hasattr(result, "tolist"):
-        return {"embedding": result.tolist()}
-    return {"candidates": json.loads(json.dumps(result, default=dataclasses.asdict))}
-
-
-def _lines(model: Any, result: Any) -> Iterator[str]:
-    if hasattr(result, "label"):
-        yield f"{result.label}\t{result.score:.4f}"
-    elif hasattr(result, "tolist"):
-        yield json.dumps(result.tolist())
-    else:
-        for candidate in result:
-            if isinstance(candidate, list):  # several masks
-                yield from _lines(model, candidate)
-                continue
-            yield f"{candidate.score:.4f}\t{candidate.token}\t{candidate.sequence}"
-
-
-def _standard_input(whole: bool) -> list[str]:
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8-sig")  # Windows' editors begin files with a mark
-    except UnicodeDecodeError as error:
-        raise InputError(f"standard input is not UTF-8 ({error.reason} at byte {error.start:,})") from None
-    if whole:
-        return [text.rstrip("\r\n")]
-    # Not splitlines, which also breaks at form feeds and Unicode's line separators.
-    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
-
-
-def _asked() -> Iterator[str]:
-    while True:
-        try:
-            line = input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-        if line.strip():
-            yield line
-
-
-def _print_json(fields: dict[str, Any]) -> None:
-    print(json.dumps(fields, ensure_ascii=False), flush=True)

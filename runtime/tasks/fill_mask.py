@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Encoding
 
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, InputError
 from torchless.model import BATCH_SIZE, Fit, Model, Settings, check_count, texts_of
-from torchless.sampling import check_numbers, softmax
+from torchless.sampling import check_numbers, log_softmax
+from torchless.text import Text, check_length, check_text
 
 Float = npt.NDArray[np.float32]
+Target = tuple[int, ...]  # the tokens of a word
+Scores = list[tuple[Target, float]]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One word for one mask: its probability, and the whole text with it filled in."""
+    """One word for one mask: its probability, and the whole text with it filled in.
+
+    token_id: the first of token_ids, which are several only for targets with multi_token="score".
+    """
 
     token: str
     token_id: int
     score: float
     sequence: str
+    token_ids: tuple[int, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A text's ids, and where its masks are."""
+
+    ids: list[int]
+    type_ids: list[int]
+    masks: list[int]
+
+    def widened(self, mask: int, count: int) -> Masked:
+        """`count` masks in place of the one at position `mask`; only those are its masks."""
+        ids, types = (row[:mask] + [row[mask]] * count + row[mask + 1 :] for row in (self.ids, self.type_ids))
+        return Masked(ids, types, list(range(mask, mask + count)))
+
+    def filled(self, mask: int, target: Target) -> list[int]:
+        return self.ids[:mask] + list(target) + self.ids[mask + 1 :]
 
 
 class FillMask(Model):
@@ -48,6 +72,8 @@ class FillMask(Model):
         texts: Any,
         *,
         top_k: int = 5,
+        targets: str | Sequence[str] | None = None,
+        multi_token: str = "refuse",
         batch_size: int = BATCH_SIZE,
         truncation: bool | str = False,
         max_length: int | None = None,
@@ -56,35 +82,95 @@ class FillMask(Model):
         """The top_k candidates for a text's mask, best first; a list of such lists if it has several masks.
 
         For a list of texts, a list of these in order. Raises InputError for a text without a mask.
+
+        targets: a word, or several, to score instead of the whole vocabulary. multi_token: what to do with one
+        that is several tokens: "refuse" it, with an InputError that names them (transformers takes its first
+        token), or "score" it: as many masks as it has tokens stand in the mask's place, and its score is the
+        geometric mean of the probabilities of its tokens, which for a single token is its probability.
+        truncation, max_length, truncation_side: as in torchless.model.Fit.
         """
         check_count("top_k", top_k)
+        wanted = None if targets is None else self._targets(targets, multi_token)
         fit = Fit(truncation, max_length, truncation_side)
         given, single = texts_of(texts)
-        encoder: Encoder = self.runner
-        encodings = [self.encode(text, fit) for text in given]
-        for text, encoding in zip(given, encodings, strict=True):
-            if self.mask_token_id not in encoding.ids:
-                raise InputError(f"no {self.mask_token} in {str(text)[:60]!r}: mark the word to fill in with it")
-        results: list[Any] = [None] * len(given)
-        for index, logits in encoder(encodings, batch_size):
-            results[index] = self._fill(encodings[index], logits, top_k)
+        masked = [self._masked(text, fit) for text in given]
+        found = self._score(masked, wanted, top_k, batch_size)
+        results = [self._fill(one, masks, top_k) for one, masks in zip(masked, found, strict=True)]
         return results[0] if single else results
 
-    def _fill(self, encoding: Encoding, logits: Float, top_k: int) -> list[Any]:
+    def _masked(self, text: Text, fit: Fit) -> Masked:
+        encoding = self.encode(text, fit)
         masks = [i for i, token in enumerate(encoding.ids) if token == self.mask_token_id]
-        check_numbers(logits[masks])
+        if not masks:
+            raise InputError(f"no {self.mask_token} in {str(text)[:60]!r}: mark the word to fill in with it")
+        return Masked(encoding.ids, encoding.type_ids, masks)
+
+    def _targets(self, targets: Any, multi_token: str) -> list[Target]:
+        """The tokens of each word, or InputError for one that the vocabulary lacks or splits."""
+        if multi_token not in ("refuse", "score"):
+            raise InputError(f"multi_token={multi_token!r}: give refuse or score")
+        words = [targets] if isinstance(targets, str) else targets
+        if not isinstance(words, list | tuple) or not words:
+            raise InputError(f"targets={targets!r}: give a word or a list of words")
+        found: set[Target] = set()
+        for word in words:
+            whole = self.tokenizer.fast.token_to_id(check_text(word))
+            ids = self.tokenizer.ids(word, special_tokens=False) if whole is None else [whole]
+            unknown = self.bundle.manifest.special_tokens.get("unk")
+            if not ids or unknown in ids or max(ids) >= self.bundle.manifest.vocab_size:
+                raise InputError(f"the target {word!r} is not in the vocabulary: give another word")
+            if len(ids) > 1 and multi_token == "refuse":
+                pieces = ", ".join(repr(self.tokenizer.fast.id_to_token(i)) for i in ids)
+                raise InputError(
+                    f"the target {word!r} is {len(ids)} tokens ({pieces}): give a word of one token, or "
+                    'multi_token="score"'
+                )
+            found.add(tuple(ids))
+        return sorted(found)
+
+    def _score(
+        self, texts: Sequence[Masked], targets: list[Target] | None, top_k: int, batch_size: int
+    ) -> list[list[Scores]]:
+        """For every mask of every text, what may stand there with its log-probability, a mean over its tokens."""
+        found: list[list[Scores]] = [[[] for _ in one.masks] for one in texts]
+        for index, rows in self._log_probabilities(texts, batch_size):
+            for scores, row in zip(found[index], rows, strict=True):
+                if targets is None:
+                    scores += [((int(i),), float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]]
+                else:
+                    scores += [(target, float(row[target[0]])) for target in targets if len(target) == 1]
+        several = [target for target in targets or () if len(target) > 1]
+        wide = [
+            (scores, one.widened(mask, count))
+            for one, places in zip(texts, found, strict=True)
+            for mask, scores in zip(one.masks, places, strict=True)
+            for count in sorted({len(target) for target in several})
+        ]
+        for index, rows in self._log_probabilities([one for _, one in wide], batch_size):
+            here = [target for target in several if len(target) == len(rows)]
+            wide[index][0].extend((target, float(rows[range(len(rows)), target].mean())) for target in here)
+        return found
+
+    def _log_probabilities(self, texts: Sequence[Masked], batch_size: int) -> Iterator[tuple[int, Float]]:
+        """Yield (index, float32 [masks,V]) for each text, in no particular order."""
+        encoder: Encoder = self.runner
+        for one in texts:
+            check_length(len(one.ids), self.context_length, advice="shorten it, to have room for the targets")
+        encodings: list[Any] = list(texts)
+        for index, logits in encoder(encodings, batch_size):
+            rows = logits[texts[index].masks]
+            check_numbers(rows)
+            yield index, log_softmax(rows)
+
+    def _fill(self, one: Masked, masks: Sequence[Scores], top_k: int) -> list[Any]:
         lists = []
-        for position in masks:
-            probabilities = softmax(logits[position])
-            best = np.argsort(-probabilities, kind="stable")[:top_k]
+        for mask, scores in zip(one.masks, masks, strict=True):
+            best = sorted(scores, key=lambda pair: -pair[1])[:top_k]
             # Of several masks, the others stay as they are, so their mask tokens must not be skipped.
-            lists.append([self._candidate(encoding, position, int(i), probabilities, len(masks)) for i in best])
+            lists.append([self._candidate(one.filled(mask, t), t, score, len(masks) == 1) for t, score in best])
         return lists[0] if len(masks) == 1 else lists
 
-    def _candidate(
-        self, encoding: Encoding, position: int, token: int, probabilities: Float, masks: int
-    ) -> Candidate:
-        ids = list(encoding.ids)
-        ids[position] = token
-        sequence = self.tokenizer.decode(ids, skip_special_tokens=masks == 1)
-        return Candidate(self.tokenizer.token(token), token, float(probabilities[token]), sequence)
+    def _candidate(self, ids: list[int], target: Target, score: float, alone: bool) -> Candidate:
+        word = self.tokenizer.decode(target, skip_special_tokens=False) or self.tokenizer.token(target[0])
+        sequence = self.tokenizer.decode(ids, skip_special_tokens=alone)
+        return Candidate(word, target[0], float(np.exp(score)), sequence, target)

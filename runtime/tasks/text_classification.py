@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.bundle import EXPORT_AGAIN, Bundle
-from torchless.encoder import Encoder
+from torchless.classifier import Classifier
 from torchless.errors import BundleError, InputError
-from torchless.model import BATCH_SIZE, Fit, Model, Settings, texts_of
+from torchless.model import BATCH_SIZE, Fit, Settings, check_count, texts_of
 from torchless.sampling import check_numbers, softmax
 from torchless.text import Text
 
@@ -22,11 +22,15 @@ Squash = Callable[[Float], Float]
 
 @dataclass(frozen=True)
 class Classification:
-    """The best label and its score, and the score of each label."""
+    """The best label and its score, and the score of each label: in their order, or best first with top_k."""
 
     label: str
     score: float
     scores: dict[str, float] = field(repr=False)
+
+    def above(self, threshold: float = 0.5) -> list[str]:
+        """The labels that score at least `threshold`: what a head with several labels at once says."""
+        return [label for label, score in self.scores.items() if score >= threshold]
 
 
 def sigmoid(logits: Float) -> Float:
@@ -48,83 +52,107 @@ SQUASH: dict[str, Squash] = {
 FUNCTIONS: dict[str, Squash] = {"softmax": softmax, "sigmoid": sigmoid, "none": identity}
 
 
-def classify(logits: Float, labels: Sequence[str], squash: Squash) -> list[Classification]:
+def function_of(name: str) -> Squash:
+    """The function that transformers knows by this name, or an InputError that says which there are."""
+    if name not in FUNCTIONS:
+        raise InputError(f"function_to_apply={name!r}: give softmax, sigmoid or none")
+    return FUNCTIONS[name]
+
+
+def rank_labels(labels: Sequence[str], scores: Float, top_k: int | None = None) -> Classification:
+    """scores [L] -> the best label and all scores, or the top_k best, best first; of equals the first."""
+    order = np.argsort(-scores, kind="stable")
+    listed = range(len(labels)) if top_k is None else order[:top_k]
+    best = int(order[0])
+    return Classification(labels[best], float(scores[best]), {labels[i]: float(scores[i]) for i in listed})
+
+
+def classify(
+    logits: Float, labels: Sequence[str], squash: Squash, top_k: int | None = None
+) -> list[Classification]:
     """float32 [N,L] -> one result a row, in order."""
     if logits.ndim != 2 or logits.shape[1] != len(labels):
         raise BundleError(
             f"the graph scores {logits.shape[-1]} labels, torchless.json names {len(labels)}: {EXPORT_AGAIN}"
         )
     check_numbers(logits)
-    return [
-        Classification(labels[int(row.argmax())], float(row.max()), dict(zip(labels, row.tolist(), strict=True)))
-        for row in squash(logits)
-    ]
+    return [rank_labels(labels, row, top_k) for row in squash(logits)]
 
 
-class TextClassification(Model):
+class TextClassification(Classifier):
     """Call it with a text, a pair of texts as a tuple, or a list of either."""
 
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
+        self.problem_type = bundle.manifest.problem_type or "single_label_classification"
+        if self.problem_type not in SQUASH:
+            raise BundleError(f"{bundle.path}: problem_type={self.problem_type!r} is unknown: {EXPORT_AGAIN}")
         super().__init__(bundle, settings)
-        manifest = bundle.manifest
-        if not manifest.labels:
-            raise BundleError(f"{bundle.path}: the manifest names no labels: {EXPORT_AGAIN}")
-        self.labels = manifest.labels
-        problem = manifest.problem_type or "single_label_classification"
-        if problem not in SQUASH:
-            raise BundleError(f"{bundle.path}: problem_type={problem!r} is unknown: {EXPORT_AGAIN}")
         # One label leaves nothing to choose: transformers takes its sigmoid, and so do we.
-        single = len(self.labels) == 1 and problem == "single_label_classification"
-        self._squash = sigmoid if single else SQUASH[problem]
-        self._runner = Encoder(self.session, bundle, "logits")
+        single = len(self.labels) == 1 and self.problem_type == "single_label_classification"
+        self._squash = sigmoid if single else SQUASH[self.problem_type]
 
     @overload
     def __call__(
         self,
         texts: Text,
         *,
+        top_k: int | None = ...,
+        function_to_apply: str | None = ...,
+        both_orders: bool = ...,
         batch_size: int = ...,
         truncation: bool | str = ...,
         max_length: int | None = ...,
         truncation_side: str = ...,
-        function_to_apply: str | None = ...,
     ) -> Classification: ...
     @overload
     def __call__(
         self,
         texts: list[Any],
         *,
+        top_k: int | None = ...,
+        function_to_apply: str | None = ...,
+        both_orders: bool = ...,
         batch_size: int = ...,
         truncation: bool | str = ...,
         max_length: int | None = ...,
         truncation_side: str = ...,
-        function_to_apply: str | None = ...,
     ) -> list[Classification]: ...
 
     def __call__(
         self,
         texts: Any,
         *,
+        top_k: int | None = None,
+        function_to_apply: str | None = None,
+        both_orders: bool = False,
         batch_size: int = BATCH_SIZE,
         truncation: bool | str = False,
         max_length: int | None = None,
         truncation_side: str = "right",
-        function_to_apply: str | None = None,
     ) -> Classification | list[Classification]:
         """Classify: one result for a text, a list of them for a list, in order.
 
-        truncation, max_length, truncation_side: as in torchless.model.Fit. function_to_apply: softmax, sigmoid or
-        none, instead of the one that the model was trained with.
+        top_k: keep the scores of the k best labels, best first. function_to_apply: softmax, sigmoid or none,
+        instead of the one that the model was trained with. both_orders: read each pair both ways and add the
+        logits, as the GPT paper does for similarity, where neither text is the first. truncation, max_length,
+        truncation_side: as in torchless.model.Fit.
         """
-        if function_to_apply is not None and function_to_apply not in FUNCTIONS:
-            raise InputError(f"function_to_apply={function_to_apply!r}: give softmax, sigmoid or none")
+        if top_k is not None:
+            check_count("top_k", top_k)
+        squash = self._squash if function_to_apply is None else function_of(function_to_apply)
         fit = Fit(truncation, max_length, truncation_side)
-        squash = FUNCTIONS[function_to_apply] if function_to_apply else self._squash
         given, single = texts_of(texts)
-        encoder: Encoder = self.runner
-        encodings = [self.encode(text, fit) for text in given]
-        results: list[Classification | None] = [None] * len(given)
-        for index, logits in encoder(encodings, batch_size):
-            results[index] = classify(logits[None], self.labels, squash)[0]
-        done = [result for result in results if result is not None]
-        return done[0] if single else done
+        if both_orders:
+            turned = self.logits([*given, *map(turn, given)], fit, batch_size)
+            logits = turned[: len(given)] + turned[len(given) :]
+        else:
+            logits = self.logits(given, fit, batch_size)
+        results = classify(logits, self.labels, squash, top_k)
+        return results[0] if single else results
+
+
+def turn(pair: Text) -> Text:
+    """The second text first."""
+    if not isinstance(pair, tuple) or len(pair) != 2:
+        raise InputError("both_orders=True is for pairs: give each as a tuple of two texts")
+    return pair[1], pair[0]

@@ -11,12 +11,16 @@ import numpy as np
 from torchless.bundle import Bundle
 from torchless.decoder import Decoder
 from torchless.errors import InputError
-from torchless.generation import FinishReason, GenerationConfig, decode
+from torchless.generation import FinishReason, decode
+from torchless.generation_config import GenerationConfig
+from torchless.likelihood import Ending, score_endings, score_tokens
 from torchless.model import Model, Settings
-from torchless.sampling import check_numbers, log_softmax, softmax
-from torchless.text import TOKENIZER, IncrementalDecoder
+from torchless.sampling import check_numbers, make_sampler, softmax
+from torchless.tasks.multiple_choice import Choice, check_choices, choose_best
+from torchless.text import TOKENIZER, IncrementalDecoder, check_text
 
 Prompt = str | Sequence[int]
+NORMALIZE = ("tokens", "bytes", "none")
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,26 @@ class Generation:
 
 @dataclass(frozen=True)
 class Score:
-    """Log-probabilities (natural logarithm) of a text's tokens, each given those before it."""
+    """Log-probabilities (natural logarithm) of a text's tokens, each given those before it.
+
+    The first token is given and has none. offsets: where each token stands in the text, in characters, or none
+    for a text given as ids. text_bytes: how long the text after the first token is in UTF-8, None for ids.
+    """
 
     token_ids: list[int]
     logprobs: list[float]
+    offsets: list[tuple[int, int]] = field(default_factory=list, repr=False)
+    text_bytes: int | None = field(default=None, repr=False)
 
     @property
     def perplexity(self) -> float:
         """exp of the mean negative log-probability; NaN where there is nothing to predict."""
         return float(np.exp(-np.mean(self.logprobs))) if self.logprobs else float("nan")
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Negative log2-probability a byte of text, comparable between tokenizers; NaN for ids or no text."""
+        return float(-np.sum(self.logprobs) / np.log(2) / self.text_bytes) if self.text_bytes else float("nan")
 
 
 class Stream(Iterator[str]):
@@ -91,9 +106,9 @@ class TextGeneration(Model):
     ) -> Generation | list[Generation]:
         """Generate: one Generation for a prompt, a list of them for a list of prompts, in order.
 
-        settings: those of GenerationConfig (max_new_tokens, temperature, top_k, top_p, seed, do_sample,
-        eos_token_id). Raises InputError for a prompt without tokens or a wrong setting, ContextLengthError if
-        prompt and max_new_tokens exceed the context, GenerationError for logits that are not numbers.
+        settings: those of torchless.generation_config.GenerationConfig. Raises InputError for a prompt without
+        tokens or a wrong setting, ContextLengthError if prompt and max_new_tokens exceed the context,
+        GenerationError for logits that are not numbers.
         """
         prompts, single = _prompts_of(prompt)
         config = self.config.override(settings)
@@ -129,13 +144,38 @@ class TextGeneration(Model):
         best = np.argsort(-probabilities, kind="stable")[:top]
         return [(self.tokenizer.token(int(token)), float(probabilities[token])) for token in best]
 
-    def score(self, text: Prompt) -> Score:
-        """Log-probability of every token after the first. Raises ContextLengthError past the context."""
+    def score(self, text: Prompt, *, stride: int | None = None) -> Score:
+        """Log-probability of every token after the first.
+
+        stride: reads a text past the context in windows, each `stride` tokens on from the last, so that every
+        token is scored once, with at least context - stride tokens before it. Without it such a text is a
+        ContextLengthError.
+        """
         ids = self._one(text)
-        logits = self.decoder.extend(self.decoder.new_cache(), ids, keep=range(len(ids) - 1))
-        check_numbers(logits)
-        chosen = log_softmax(logits)[np.arange(len(ids) - 1), ids[1:]]
-        return Score(ids[1:], chosen.tolist())
+        logprobs = score_tokens(self.decoder, ids, stride)
+        if not isinstance(text, str):
+            return Score(ids[1:], logprobs)
+        offsets = self.tokenizer.encode(text).offsets
+        return Score(ids[1:], logprobs, offsets[1:], len(text[offsets[0][1] :].encode()))
+
+    def choose(self, context: str, choices: Sequence[str], *, normalize: str = "tokens") -> Choice:
+        """The choice that most likely follows the context; `context + choice` is read as it stands, spaces too.
+
+        normalize: divide a choice's log-probability by its number of "tokens" or of "bytes", as longer ones are
+        less likely whatever they say, or by "none". The scores are the softmax of the results over the choices.
+        """
+        if normalize not in NORMALIZE:
+            raise InputError(f"normalize={normalize!r}: give {', '.join(NORMALIZE)}")
+        check_text(context)
+        given = check_choices(choices)
+        scores = score_endings(self.decoder, [Ending.make(self.tokenizer, context, choice) for choice in given])
+        logprobs = [float(np.sum(one)) for one in scores]
+        lengths = {
+            "tokens": [len(one) for one in scores],
+            "bytes": [len(choice.encode()) for choice in given],
+            "none": [1] * len(given),
+        }
+        return choose_best(np.divide(logprobs, lengths[normalize]), logprobs)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt. Raises InputError for one without tokens, or with ids outside the vocabulary."""
@@ -152,7 +192,9 @@ class TextGeneration(Model):
 
     def _decode(self, ids: list[list[int]], config: GenerationConfig) -> Iterator[Any]:
         budgets = [config.budget(len(one), self.context_length) for one in ids]
-        samplers = [config.sampler() for _ in ids]
+        self.decoder.check_ids(np.array(sorted(config.tokens()), np.int64))
+        # One each, so that a seed gives the same text in every position of a batch.
+        samplers = [make_sampler(config, budget) for budget in budgets]
         return decode(self.decoder, ids, samplers, budgets, frozenset(config.eos_token_id))
 
     def _pieces(

@@ -178,9 +178,11 @@ FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"pooling": {"mode": "mean", "normalize": 1}}, "field 'normalize': expected true or false, found int"),
     ({"task": "text-classification"}, "the manifest names no labels"),
     ({"task": "text-classification", "labels": ["a"], "problem_type": "x"}, "problem_type='x' is unknown"),
-    ({"task": "text-classification", "labels": ["a"]}, "the graph of .* lacks attention_mask, token_type_ids"),
+    ({"task": "text-classification", "labels": ["a"], "cache": ...}, "the graph of .* lacks attention_mask, which"),
+    ({"task": "token-classification"}, "the manifest names no labels"),
+    ({"task": "question-answering"}, "the graph of .* lacks start_logits, end_logits, which"),
     ({"task": "fill-mask"}, "the manifest names no mask token"),
-    ({"task": "feature-extraction"}, "the graph of .* lacks attention_mask.* sentence_embedding"),
+    ({"task": "feature-extraction"}, "the graph of .* lacks sentence_embedding"),
 ]
 
 

@@ -17,6 +17,7 @@ from torchless import Generation, TextGeneration
 from torchless import decoder as decoder_module
 from torchless.export import export
 from torchless.generation import decode
+from torchless.sampling import make_sampler
 
 TEXTS = ["The union", "A", "Call me Ishmael. Some years ago", "ß 🎉", "people people people"]
 SETTINGS: list[dict[str, Any]] = [
@@ -105,7 +106,7 @@ def test_rows_that_end_at_different_times_leave_the_others_as_they_are(
     prompts = [gpt.tokenizer.ids(text) for text in TEXTS]
     for budgets in ([1, 20, 7, 3, 12], [20, 1, 1, 20, 2], [0, 5, 0, 5, 0], [0] * 5, [3] * 5):
         made: list[list[int]] = [[] for _ in prompts]
-        samplers = [gpt.config.sampler() for _ in prompts]
+        samplers = [make_sampler(gpt.config, budget) for budget in budgets]
         for token in decode(gpt.decoder, prompts, samplers, budgets):
             made[token.prompt].append(token.id)
             assert (token.finish_reason == "length") == (len(made[token.prompt]) == budgets[token.prompt])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from torchless import GenerationError
+from torchless.generation_config import GenerationConfig
 from torchless.sampling import (
-    Sampler,
     divide_by_temperature,
+    keep_min_p,
     keep_top_k,
     keep_top_p,
+    keep_typical,
     log_softmax,
     make_sampler,
     softmax,
@@ -34,8 +37,10 @@ def warped(warper: Any, logits: Any) -> Any:
     return warper(torch.zeros((1, 1), dtype=torch.long), torch.from_numpy(logits)[None])[0].numpy()
 
 
-def sampler(**settings: Any) -> Sampler:
-    return make_sampler(**{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 3, "sample": True} | settings)
+def sampler(**settings: Any) -> Callable[[Any], int]:
+    """Draws from logits [V] with nothing before them."""
+    draw = make_sampler(GenerationConfig(**{"seed": 3, "do_sample": True} | settings), budget=1)
+    return lambda logits: draw(logits, np.zeros(0, np.int64), 0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -53,6 +58,16 @@ def test_top_k_keeps_what_transformers_keeps(size: int, top_k: int, seed: int) -
 def test_top_p_keeps_what_transformers_keeps(size: int, top_p: float, seed: int) -> None:
     logits = logits_of(size, seed)
     np.testing.assert_array_equal(keep_top_p(logits, top_p), warped(transformers.TopPLogitsWarper(top_p), logits))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("share", [1e-6, 0.05, 0.2, 0.5, 0.9, 0.99])
+def test_min_p_and_typical_keep_what_transformers_keeps(size: int, share: float, seed: int) -> None:
+    logits = logits_of(size, seed)
+    np.testing.assert_array_equal(keep_min_p(logits, share), warped(transformers.MinPLogitsWarper(share), logits))
+    expected = warped(transformers.TypicalLogitsWarper(share), logits)
+    np.testing.assert_array_equal(keep_typical(logits, share), expected)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.7, 2.5])
@@ -96,7 +111,8 @@ def test_softmax_equals_that_of_torch(logits: Any) -> None:
 
 SETTINGS: list[dict[str, Any]] = [
     {}, {"temperature": 0.5}, {"temperature": 2.0}, {"top_k": 3}, {"top_p": 0.6},
-    {"temperature": 1.5, "top_k": 6, "top_p": 0.8},
+    {"temperature": 1.5, "top_k": 6, "top_p": 0.8}, {"min_p": 0.3}, {"typical_p": 0.5},
+    {"temperature": 0.8, "top_k": 7, "top_p": 0.95, "min_p": 0.05, "typical_p": 0.9},
 ]  # fmt: skip
 
 
@@ -110,6 +126,10 @@ def test_draws_follow_the_distribution_that_transformers_would_draw_from(chosen:
         expected = warped(transformers.TopKLogitsWarper(chosen["top_k"]), expected)
     if "top_p" in chosen:
         expected = warped(transformers.TopPLogitsWarper(chosen["top_p"]), expected)
+    if "min_p" in chosen:
+        expected = warped(transformers.MinPLogitsWarper(chosen["min_p"]), expected)
+    if "typical_p" in chosen:
+        expected = warped(transformers.TypicalLogitsWarper(chosen["typical_p"]), expected)
     probabilities = torch.from_numpy(expected).softmax(-1).numpy()
     draw, count = sampler(**chosen), 20_000
     seen = np.bincount([draw(logits) for _ in range(count)], minlength=9)
@@ -127,7 +147,7 @@ def test_a_seed_repeats_its_draws_and_another_one_does_not() -> None:
 
 
 def test_without_sampling_the_likeliest_is_chosen_and_of_equals_the_first() -> None:
-    greedy = sampler(sample=False)
+    greedy = sampler(do_sample=False)
     assert greedy(np.array([0, 5, 5, 1], np.float32)) == 1
     assert greedy(np.array([-1e30, -3e38], np.float32)) == 0
 
@@ -138,9 +158,9 @@ def test_logits_that_are_no_numbers_are_an_error(value: float, sample: bool) -> 
     logits = logits_of(9)
     logits[4] = value
     with pytest.raises(GenerationError, match="the model's logits are not numbers: the bundle is damaged"):
-        sampler(sample=sample)(logits)
+        sampler(do_sample=sample)(logits)
     with pytest.raises(GenerationError, match="not numbers"):
-        sampler(sample=sample)(np.full(9, -np.inf, np.float32))
+        sampler(do_sample=sample)(np.full(9, -np.inf, np.float32))
 
 
 def test_a_token_that_is_impossible_is_never_drawn() -> None:

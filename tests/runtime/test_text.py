@@ -75,7 +75,7 @@ def test_a_stream_costs_the_same_per_token_however_long_it_is() -> None:
 def test_a_cut_text_keeps_its_special_tokens_and_leaves_the_tokenizer_as_it_was(name: str) -> None:
     tokenizer, long = TOKENIZERS[name], "the union is strong. " * 30
     whole = tokenizer.ids(long)
-    cut = tokenizer.cut(long, 10).ids
+    cut = tokenizer.windows(long, 10)[0].ids
     special = name == "wordpiece"
     assert cut == ([*whole[:9], whole[-1]] if special else whole[:10])
     assert tokenizer.ids(long) == whole
@@ -84,7 +84,7 @@ def test_a_cut_text_keeps_its_special_tokens_and_leaves_the_tokenizer_as_it_was(
 def test_of_a_pair_the_longer_text_is_cut() -> None:
     tokenizer = TOKENIZERS["wordpiece"]
     short, long = "the union", "is strong and its people are stronger " * 9
-    cut = tokenizer.cut((short, long), 20)
+    cut = tokenizer.windows((short, long), 20)[0]
     assert len(cut.ids) == 20
     assert cut.ids[: len(tokenizer.ids(short))] == tokenizer.ids(short)
     assert cut.ids[-1] == 3 and sum(cut.type_ids) == 20 - len(tokenizer.ids(short))
@@ -92,7 +92,7 @@ def test_of_a_pair_the_longer_text_is_cut() -> None:
 
 def test_a_limit_too_small_for_the_special_tokens_is_an_error() -> None:
     with pytest.raises(TokenizerError, match="cannot cut to 1 tokens: the special ones"):
-        TOKENIZERS["wordpiece"].cut("the union is strong", 1)
+        TOKENIZERS["wordpiece"].windows("the union is strong", 1)
 
 
 def test_settings_that_would_cut_or_pad_are_taken_off(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""What each task asks for on the command line: its fields, its options, and how the model is called with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+Item = dict[str, Any]  # the fields of one question to the model, as a line of JSON has them
+Ask = Callable[[Any, Sequence[Item], dict[str, Any]], list[Any]]
+
+LISTS = ("passages", "choices")  # fields that several texts fill together
+FIT = ("batch_size", "truncation", "max_length", "truncation_side")
+
+
+@dataclass(frozen=True)
+class Form:
+    """A task's fields and options; `answers` names its answer in JSON where that is a list."""
+
+    fields: tuple[str, ...]
+    options: tuple[str, ...]
+    ask: Ask
+    optional: tuple[str, ...] = ()
+    answers: str = ""
+
+
+def ask_prompts(model: Any, items: Sequence[Item], settings: dict[str, Any]) -> list[Any]:
+    """All prompts together."""
+    answers: list[Any] = model([item["prompt"] for item in items], **settings)
+    return answers
+
+
+def ask_texts(model: Any, items: Sequence[Item], settings: dict[str, Any]) -> list[Any]:
+    """Texts and pairs; those that share their other fields (labels, targets) go together."""
+
+    def others(item: Item) -> Item:
+        return {name: value for name, value in item.items() if name not in ("id", "text", "text_pair")}
+
+    answers: list[Any] = []
+    for shared, group in groupby(items, key=others):
+        texts = [(item["text"], item["text_pair"]) if "text_pair" in item else item["text"] for item in group]
+        answers.extend(model(texts, **shared, **settings))
+    return answers
+
+
+def ask_fields(*names: str) -> Ask:
+    """Fields that are given as lists side by side; items that leave one out are asked apart."""
+
+    def ask(model: Any, items: Sequence[Item], settings: dict[str, Any]) -> list[Any]:
+        answers: list[Any] = []
+        for present, group in groupby(items, key=lambda item: [name for name in names if name in item]):
+            together = list(group)
+            columns = {name: [item[name] for item in together] for name in present}
+            answers.extend(model(**columns, **settings))
+        return answers
+
+    return ask
+
+
+def ask_each(model: Any, items: Sequence[Item], settings: dict[str, Any]) -> list[Any]:
+    """One call an item."""
+    return [model(**{n: v for n, v in item.items() if n != "id"}, **settings) for item in items]
+
+
+FORMS = {
+    "text-generation": Form(
+        ("prompt",),
+        ("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "seed", "return_full_text"),
+        ask_prompts,
+    ),
+    "text-classification": Form(
+        ("text",), (*FIT, "top_k", "function_to_apply", "both_orders"), ask_texts, optional=("text_pair",)
+    ),
+    "token-classification": Form(
+        ("text",), (*FIT, "aggregation_strategy", "ignore_labels", "stride"), ask_texts, answers="entities"
+    ),
+    "question-answering": Form(
+        ("context", "question"),
+        (
+            "batch_size", "top_k", "doc_stride", "max_answer_len", "max_seq_len", "max_question_len",
+            "handle_impossible_answer", "align_to_words",
+        ),
+        ask_fields("question", "context"),
+        answers="answers",
+    ),
+    "fill-mask": Form(
+        ("text",), (*FIT, "top_k", "multi_token"), ask_texts, ("text_pair", "targets"), "candidates"
+    ),
+    "feature-extraction": Form(
+        ("text",), (*FIT, "normalize", "truncate_dim"), ask_texts, optional=("text_pair",), answers="embedding"
+    ),
+    "multiple-choice": Form(
+        ("context", "choices"), FIT, ask_fields("context", "choices", "question"), optional=("question",)
+    ),
+    "next-sentence-prediction": Form(("text", "text_pair"), FIT, ask_texts),
+    "text-ranking": Form(
+        ("query", "passages"), (*FIT, "top_k", "function_to_apply"), ask_each, answers="ranking"
+    ),
+    "zero-shot-classification": Form(
+        ("text", "candidate_labels"), (*FIT, "top_k", "hypothesis_template", "multi_label"), ask_texts
+    ),
+}  # fmt: skip

@@ -1,0 +1,127 @@
+"""zero-shot-classification: labels that a model has never seen, each put to it as a hypothesis about the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from torchless.bundle import Bundle
+from torchless.classifier import Classifier
+from torchless.errors import InputError
+from torchless.model import BATCH_SIZE, Fit, Settings, check_count, texts_of
+from torchless.sampling import softmax
+from torchless.tasks.text_classification import Classification, rank_labels
+from torchless.text import check_text
+
+Float = npt.NDArray[np.float32]
+
+TEMPLATE = "This example is {}."
+
+
+class ZeroShotClassification(Classifier):
+    """Call it with a text, or a list of texts, and candidate_labels=. The head is one for inference (NLI).
+
+    Raises InputError when opened for a head without a label that begins with "entail".
+    """
+
+    def __init__(self, bundle: Bundle, settings: Settings) -> None:
+        super().__init__(bundle, settings)
+        found = [i for i, label in enumerate(self.labels) if label.lower().startswith("entail")]
+        if not found or len(self.labels) < 2:
+            raise InputError(
+                f'{bundle.path}: zero-shot-classification needs a head for inference, with a label "entailment" '
+                f"and its opposite: this one has {', '.join(self.labels)}"
+            )
+        self.entailment_id = found[0]
+        self.contradiction_id = -1 if self.entailment_id == 0 else 0  # where transformers looks for it
+
+    @overload
+    def __call__(
+        self,
+        texts: str,
+        *,
+        candidate_labels: str | Sequence[str],
+        hypothesis_template: str = ...,
+        multi_label: bool = ...,
+        top_k: int | None = ...,
+        batch_size: int = ...,
+        truncation: bool | str = ...,
+        max_length: int | None = ...,
+        truncation_side: str = ...,
+    ) -> Classification: ...
+    @overload
+    def __call__(
+        self,
+        texts: list[str],
+        *,
+        candidate_labels: str | Sequence[str],
+        hypothesis_template: str = ...,
+        multi_label: bool = ...,
+        top_k: int | None = ...,
+        batch_size: int = ...,
+        truncation: bool | str = ...,
+        max_length: int | None = ...,
+        truncation_side: str = ...,
+    ) -> list[Classification]: ...
+
+    def __call__(
+        self,
+        texts: Any,
+        *,
+        candidate_labels: str | Sequence[str],
+        hypothesis_template: str = TEMPLATE,
+        multi_label: bool = False,
+        top_k: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        truncation: bool | str = "only_first",
+        max_length: int | None = None,
+        truncation_side: str = "right",
+    ) -> Classification | list[Classification]:
+        """One Classification over candidate_labels for a text, a list of them for a list, in order.
+
+        candidate_labels: a list, or one text with commas between them. hypothesis_template: has {} where the
+        label goes. multi_label: each label by itself, entailment against contradiction, instead of all labels
+        against each other (a single label is always judged so). top_k: keep the k best, best first.
+        truncation, max_length, truncation_side: as in torchless.model.Fit; as in transformers' pipeline a text
+        that is too long is cut by default, and True cuts the text, never the hypothesis.
+        """
+        labels = labels_of(candidate_labels)
+        hypotheses = [hypothesis(hypothesis_template, label) for label in labels]
+        if top_k is not None:
+            check_count("top_k", top_k)
+        fit = Fit("only_first" if truncation is True else truncation, max_length, truncation_side)
+        given, single = texts_of(texts)
+        pairs = [(check_text(text), one) for text in given for one in hypotheses]
+        logits = self.logits(pairs, fit, batch_size).reshape(len(given), len(labels), len(self.labels))
+        if multi_label or len(labels) == 1:
+            scores = softmax(logits[..., [self.contradiction_id, self.entailment_id]])[..., 1]  # [N,labels]
+        else:
+            scores = softmax(logits[..., self.entailment_id])
+        results = [rank_labels(labels, row, top_k) for row in scores]
+        return results[0] if single else results
+
+
+def labels_of(given: Any) -> list[str]:
+    """candidate_labels as a list, or InputError for none, for one given twice, and for what is no text."""
+    labels = [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
+    if not isinstance(labels, list | tuple) or not labels:
+        raise InputError(f"candidate_labels={given!r}: give a list of labels, at least one")
+    for label in labels:
+        if labels.count(check_text(label)) > 1:
+            raise InputError(f"candidate_labels has {label!r} twice: give each label once")
+    return list(labels)
+
+
+def hypothesis(template: Any, label: str) -> str:
+    """The label in its sentence."""
+    sentence = check_text(template)
+    try:
+        made = sentence.format(label)
+    except (IndexError, KeyError, ValueError, AttributeError):
+        made = sentence  # not a template that one label fills
+    if made == sentence:
+        raise InputError(f"hypothesis_template={template!r}: write {{}} once where the label goes")
+    return made
