@@ -85,13 +85,19 @@ def make_config(**options: object) -> BertConfig:
     )
 
 
-def mask_words(ids: Tensor, mask: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """BERT's noise: ids [B,S] -> noisy ids [B,S] and bool [B,S], true where the model has to answer."""
+def mask_words(
+    ids: Tensor, mask: Tensor, generator: torch.Generator, *, first: int = len(SPECIAL), vocab: int = VOCAB,
+    hidden: int = MASK,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """BERT's noise: ids [B,S] -> noisy ids [B,S] and bool [B,S], true where the model has to answer.
+
+    Words are the ids from `first` to `vocab`; `hidden` is the id of [MASK].
+    """
     chance = torch.rand(ids.shape, generator=generator)
-    asked = (chance < 0.15) & (mask == 1) & (ids >= len(SPECIAL))
+    asked = (chance < 0.15) & (mask == 1) & (ids >= first)
     fate = torch.rand(ids.shape, generator=generator)
-    other = torch.randint(len(SPECIAL), VOCAB, ids.shape, generator=generator)
-    noisy = torch.where(asked & (fate < 0.8), MASK, ids)
+    other = torch.randint(first, vocab, ids.shape, generator=generator)
+    noisy = torch.where(asked & (fate < 0.8), hidden, ids)
     return torch.where(asked & (fate >= 0.9), other, noisy), asked
 
 
