@@ -28,12 +28,13 @@ GROWTH = 256  # slots that the cache grows by
 class KVCache:
     """Keys and values of several rows, float32 [layers, 2, B, H, C, E], and each row's length.
 
-    It grows by steps of GROWTH slots up to the context. Rows that are done are dropped, and cost nothing more.
+    It grows by steps of GROWTH slots up to the context. Rows that are done are dropped, and cost nothing more;
+    others join in their place.
     """
 
-    def __init__(self, layers: int, rows: int, heads: int, head_size: int, limit: int) -> None:
+    def __init__(self, layers: int, rows: int, heads: int, head_size: int, limit: int, joined: int) -> None:
         self.limit = limit
-        self.lengths = np.zeros(rows, np.int64)
+        self.lengths = np.zeros(joined, np.int64)
         self.capacity = 0
         self._shape = (layers, 2, rows, heads, 0, head_size)
         self._data: Float = np.zeros(self._shape, np.float32)
@@ -49,12 +50,17 @@ class KVCache:
         if slots > self.limit:
             raise ContextLengthError(f"{slots:,} tokens do not fit the model's context of {self.limit:,}")
         grown = min(-(-slots // GROWTH) * GROWTH, self.limit)
-        layers, two, _, heads, _, size = self._shape
-        data = np.zeros((layers, two, self.rows, heads, grown, size), np.float32)
+        layers, two, rows, heads, _, size = self._shape
+        data = np.zeros((layers, two, rows, heads, grown, size), np.float32)
         filled = int(self.lengths.max(initial=0))
-        data[..., :filled, :] = self._data[:, :, : self.rows, :, :filled, :]
+        data[:, :, : self.rows, :, :filled, :] = self._data[:, :, : self.rows, :, :filled, :]
         self._data, self.capacity = data, grown
         return True
+
+    def join(self) -> int:
+        """A new row without tokens, in a place that is free; its index."""
+        self.lengths = np.append(self.lengths, 0)
+        return self.rows - 1
 
     def drop(self, row: int) -> None:
         """Forget a row; the last row takes its place."""
@@ -106,9 +112,10 @@ class Decoder:
             ["logits", *(present for _, present in self._past)],
         )
 
-    def new_cache(self, rows: int = 1) -> KVCache:
-        layout = self.layout
-        return KVCache(layout.layers, rows, layout.heads, layout.head_size, self.context_length)
+    def new_cache(self, rows: int = 1, *, joined: int | None = None) -> KVCache:
+        """Room for `rows` texts, of which `joined` (by default all) are there from the beginning."""
+        layout, there = self.layout, rows if joined is None else joined
+        return KVCache(layout.layers, rows, layout.heads, layout.head_size, self.context_length, there)
 
     def extend(
         self, cache: KVCache, ids: Sequence[int], *, row: int = 0, keep: Sequence[int] | None = None

@@ -29,6 +29,9 @@ class GenerationConfig:
     eos_token_id (ids that end the text), forced_bos_token_id and forced_eos_token_id (the first token that is
     added, and the last that max_new_tokens allows).
 
+    Sooner: stop_strings (a text ends before the first of them), max_time (seconds). logprobs: how many of the
+    likeliest tokens come with each token, 0 for its own log-probability alone, None for none.
+
     How a token is chosen: the likeliest, or a draw with do_sample (None: if one of its settings is given):
     temperature, top_k (0: all), top_p, min_p (of the likeliest one's probability; Nguyen et al., 2024),
     typical_p (Meister et al., 2022), seed.
@@ -48,6 +51,9 @@ class GenerationConfig:
     eos_token_id: tuple[int, ...] = ()
     forced_bos_token_id: int | None = None
     forced_eos_token_id: int | None = None
+    stop_strings: tuple[str, ...] = ()
+    max_time: float | None = None
+    logprobs: int | None = None
     do_sample: bool | None = None
     temperature: float = 1.0
     top_k: int = 0
@@ -73,6 +79,9 @@ class GenerationConfig:
             value = getattr(self, name)
             for token in value if isinstance(value, tuple) else (value,):
                 _check(name, token, int | None, lambda v: v >= 0, "a token id, a sequence of them or None")
+        for string in self.stop_strings:
+            if not isinstance(string, str) or not string:
+                raise InputError(f"stop_strings: {string!r}: give texts of one character or more")
         for words in self.bad_words_ids:
             if not words:
                 raise InputError("bad_words_ids holds an empty sequence: leave it out")
@@ -86,6 +95,8 @@ class GenerationConfig:
                 f"min_new_tokens={self.min_new_tokens} and max_new_tokens={self.max_new_tokens} contradict "
                 "each other"
             )
+        if self.num_beams > 1 and (self.stop_strings or self.logprobs is not None or self.max_time is not None):
+            raise InputError("stop_strings, max_time and logprobs follow one text as it grows: not with num_beams")
         if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
             raise InputError(
                 f"num_return_sequences={self.num_return_sequences} and num_beams={self.num_beams}: there are no "
@@ -106,7 +117,7 @@ class GenerationConfig:
             return config
         try:
             raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            names = {one.name for one in fields(cls)} - {"eos_token_id", "seed", "max_new_tokens"}
+            names = {one.name for one in fields(cls)} - {"eos_token_id", "seed", "max_new_tokens", "logprobs"}
             given = {name: raw[name] for name in names if raw.get(name) is not None}
             if ignored := [name for name in IGNORED if raw.get(name) not in (None, *IGNORED[name])]:
                 log.warning("%s: %s: not implemented, ignored", path, ", ".join(ignored))
@@ -170,6 +181,8 @@ Rule = tuple[Any, Callable[[Any], bool], str]
 RULES: dict[str, Rule] = {
     "max_new_tokens": (int | None, lambda v: v >= 0, "0 or more or None"),
     "min_new_tokens": (int, lambda v: v >= 0, "0 or more"),
+    "max_time": (int | float | None, lambda v: v >= 0, "seconds, 0 or more, or None"),
+    "logprobs": (int | None, lambda v: v >= 0, "0 or more or None"),
     "do_sample": (bool | None, lambda v: True, "True or False or None"),
     "temperature": (float, lambda v: 0 <= v < float("inf"), "0 or more"),
     "top_k": (int, lambda v: v >= 0, "0 (all) or more"),
@@ -206,6 +219,9 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
     if "eos_token_id" in given:
         given["eos_token_id"] = _ids_of(given["eos_token_id"])
+    if "stop_strings" in given:
+        strings = given["stop_strings"] or ()
+        given["stop_strings"] = (strings,) if isinstance(strings, str) else tuple(strings)
     if "bad_words_ids" in given:
         words = given["bad_words_ids"] or ()
         if not isinstance(words, Sequence) or not all(isinstance(one, Sequence) for one in words):

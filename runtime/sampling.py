@@ -125,9 +125,10 @@ class Sampler:
         return int(candidates[min(index, len(candidates) - 1)])
 
 
-def make_sampler(config: GenerationConfig, budget: int) -> Sampler:
-    """The chain of a configuration, and a generator of its own if it draws."""
-    generator = np.random.default_rng(config.seed) if config.samples else None
+def make_sampler(config: GenerationConfig, budget: int, sequence: int = 0) -> Sampler:
+    """The chain of a configuration, and a generator of its own if it draws; each sequence has another one."""
+    seed = [config.seed, sequence] if sequence and config.seed is not None else config.seed
+    generator = np.random.default_rng(seed) if config.samples else None
     return Sampler(tuple(make_filters(config, budget)), generator)
 
 

@@ -1,6 +1,6 @@
 """Pre-train a small BERT on e-mails, then teach it to tell spam from ham.
 
-    python prepare.py && python bert.py --minutes 30 --finetune-minutes 13
+    python prepare.py && python bert.py --minutes 40 --finetune-minutes 8
 
 A lower-case WordPiece tokenizer; masked words (15 %, of these 80 % [MASK], 10 % another word, 10 % kept) as
 in the BERT paper, without next-sentence prediction; then fine-tuning of all weights with a fresh classifier,

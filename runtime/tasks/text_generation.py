@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
 import numpy as np
 
+from torchless.beams import beam_search
 from torchless.bundle import Bundle
 from torchless.decoder import Decoder
 from torchless.errors import InputError
-from torchless.generation import FinishReason, decode
+from torchless.generation import ROWS, Row, decode
 from torchless.generation_config import GenerationConfig
 from torchless.likelihood import Ending, score_endings, score_tokens
-from torchless.model import Model, Settings
+from torchless.model import Model, Settings, check_count
+from torchless.reply import Reply
 from torchless.sampling import check_numbers, make_sampler, softmax
+from torchless.stopping import FinishReason, Patience
 from torchless.tasks.multiple_choice import Choice, check_choices, choose_best
-from torchless.text import TOKENIZER, IncrementalDecoder, check_text
+from torchless.text import TOKENIZER, check_text
 
 Prompt = str | Sequence[int]
 NORMALIZE = ("tokens", "bytes", "none")
@@ -25,13 +30,19 @@ NORMALIZE = ("tokens", "bytes", "none")
 
 @dataclass(frozen=True)
 class Generation:
-    """What was added to one prompt (with return_full_text=True, the prompt and what was added)."""
+    """What was added to one prompt (with return_full_text=True, the prompt and what was added).
+
+    finish_reason: "stop" (an end token), "length" (max_new_tokens, or the context), "stop_string", "callback",
+    "deadline" or "cancelled". logprobs and top_logprobs, where asked for: the natural logarithm of each token's
+    probability, and the likeliest tokens in its place, as (id, logprob).
+    """
 
     text: str
     token_ids: list[int] = field(repr=False)
     finish_reason: FinishReason
     prompt_tokens: int
     logprobs: list[float] | None = field(default=None, repr=False)
+    top_logprobs: list[list[tuple[int, float]]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -102,37 +113,69 @@ class TextGeneration(Model):
     ) -> Generation | list[Generation]: ...
 
     def __call__(
-        self, prompt: Any, *, return_full_text: bool = False, **settings: Any
-    ) -> Generation | list[Generation]:
+        self,
+        prompt: Any,
+        *,
+        return_full_text: bool = False,
+        batch_size: int = ROWS,
+        cancel: threading.Event | None = None,
+        callback: Callable[[Sequence[int]], bool] | None = None,
+        **settings: Any,
+    ) -> Any:
         """Generate: one Generation for a prompt, a list of them for a list of prompts, in order.
 
-        settings: those of torchless.generation_config.GenerationConfig. Raises InputError for a prompt without
-        tokens or a wrong setting, ContextLengthError if prompt and max_new_tokens exceed the context,
-        GenerationError for logits that are not numbers.
+        With num_return_sequences above 1 a prompt gets a list of them. settings: those of
+        torchless.generation_config.GenerationConfig. batch_size: texts that are continued at once. cancel: an
+        event that another thread sets to end all texts within a token. callback: called with the ids that a text
+        has got so far; true ends that text.
+
+        Raises InputError for a prompt without tokens or a wrong setting, ContextLengthError if prompt and
+        max_new_tokens exceed the context, GenerationError for logits that are not numbers.
         """
+        check_count("batch_size", batch_size)
         prompts, single = _prompts_of(prompt)
         config = self.config.override(settings)
         ids = [self.prompt_ids(one) for one in prompts]
-        new: list[list[int]] = [[] for _ in prompts]
-        reasons: list[FinishReason] = ["length"] * len(prompts)
-        for token in self._decode(ids, config):
-            new[token.prompt].append(token.id)
-            reasons[token.prompt] = token.finish_reason or reasons[token.prompt]
-        results = [
-            Generation(self._text(one, before, after, return_full_text), after, reason, len(before))
-            for one, before, after, reason in zip(prompts, ids, new, reasons, strict=True)
-        ]
+        if config.num_beams > 1:
+            if cancel or callback:
+                raise InputError("cancel and callback follow one text as it grows: not with num_beams")
+            made = [
+                self._beams(one, before, config, return_full_text) for one, before in zip(prompts, ids, strict=True)
+            ]
+        else:
+            patience = self._patience(config, cancel, callback)
+            count = config.num_return_sequences
+            rows, replies = self._rows([one for one in ids for _ in range(count)], config, patience)
+            for _ in decode(self.decoder, rows, batch_size):
+                pass
+            texts = [
+                self._generation(prompts[i // count], ids[i // count], reply, config, return_full_text)
+                for i, reply in enumerate(replies)
+            ]
+            made = [texts[i : i + count] for i in range(0, len(texts), count)]
+        results = made if config.num_return_sequences > 1 else [one for (one,) in made]
         return results[0] if single else results
 
-    def stream(self, prompt: Prompt, *, return_full_text: bool = False, **settings: Any) -> Stream:
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        return_full_text: bool = False,
+        cancel: threading.Event | None = None,
+        callback: Callable[[Sequence[int]], bool] | None = None,
+        **settings: Any,
+    ) -> Stream:
         """The same for one prompt, piece by piece: never half a character; joined they equal the whole text."""
         prompts, single = _prompts_of(prompt)
         if not single:
             raise InputError("stream takes one prompt: call the model for a list of them")
         config = self.config.override(settings)
+        if config.num_beams > 1 or config.num_return_sequences > 1:
+            raise InputError("stream gives one text as it grows: not with num_beams or num_return_sequences")
         ids = self.prompt_ids(prompts[0])
-        config.budget(len(ids), self.context_length)  # errors come now, not with the first piece
-        return Stream(self._pieces(prompts[0], ids, config, return_full_text))
+        # Errors come now, not with the first piece.
+        rows, (reply,) = self._rows([ids], config, self._patience(config, cancel, callback))
+        return Stream(self._pieces(prompts[0], ids, rows, reply, config, return_full_text))
 
     def next_tokens(self, prompt: Prompt, *, top: int = 5) -> list[tuple[str, float]]:
         """The likeliest next tokens with their probabilities, best first."""
@@ -190,29 +233,53 @@ class TextGeneration(Model):
             raise InputError("give one text, not a list of them")
         return self.prompt_ids(prompts[0])
 
-    def _decode(self, ids: list[list[int]], config: GenerationConfig) -> Iterator[Any]:
-        budgets = [config.budget(len(one), self.context_length) for one in ids]
+    def _patience(
+        self, config: GenerationConfig, cancel: threading.Event | None, callback: Callable[..., bool] | None
+    ) -> Patience:
+        deadline = None if config.max_time is None else time.monotonic() + config.max_time
+        return Patience(deadline, cancel, callback)
+
+    def _rows(
+        self, ids: list[list[int]], config: GenerationConfig, patience: Patience
+    ) -> tuple[list[Row], list[Reply]]:
+        """What `decode` works on, and who listens to it: a row and a reply for each prompt."""
         self.decoder.check_ids(np.array(sorted(config.tokens()), np.int64))
-        # One each, so that a seed gives the same text in every position of a batch.
-        samplers = [make_sampler(config, budget) for budget in budgets]
-        return decode(self.decoder, ids, samplers, budgets, frozenset(config.eos_token_id))
+        stops = frozenset(config.eos_token_id)
+        readable = self.bundle.has(TOKENIZER) or config.stop_strings  # these need a text, or say that there is none
+        rows, replies = [], []
+        for index, prompt in enumerate(ids):
+            reply = Reply(self.tokenizer if readable else None, config.stop_strings, patience)
+            budget = config.budget(len(prompt), self.context_length)
+            # One each, so that a seed gives the same text in every position of a batch.
+            sampler = make_sampler(config, budget, index % config.num_return_sequences)
+            rows.append(Row(prompt, budget, sampler, stops, reply.hear, config.logprobs))
+            replies.append(reply)
+        return rows, replies
 
     def _pieces(
-        self, prompt: Prompt, ids: list[int], config: GenerationConfig, full: bool
+        self, prompt: Prompt, ids: list[int], rows: list[Row], reply: Reply, config: GenerationConfig, full: bool
     ) -> Iterator[str | Generation]:
-        text = IncrementalDecoder(self.tokenizer)
-        new: list[int] = []
-        reason: FinishReason = "length"
         if full and (shown := self._text(prompt, ids, [], full=True)):
             yield shown
-        for token in self._decode([ids], config):
-            new.append(token.id)
-            reason = token.finish_reason or reason
-            if piece := text.push(token.id):
+        for _ in decode(self.decoder, rows):
+            if piece := reply.take():
                 yield piece
-        if piece := text.flush():
-            yield piece
-        yield Generation(self._text(prompt, ids, new, full), new, reason, len(ids))
+        yield self._generation(prompt, ids, reply, config, full)
+
+    def _generation(
+        self, prompt: Prompt, before: list[int], reply: Reply, config: GenerationConfig, full: bool
+    ) -> Generation:
+        text = (self._text(prompt, before, [], full=True) if full else "") + reply.text
+        told = (reply.logprobs, reply.top) if config.logprobs is not None else ()
+        return Generation(text, reply.ids, reply.reason, len(before), *told)
+
+    def _beams(self, prompt: Prompt, before: list[int], config: GenerationConfig, full: bool) -> list[Generation]:
+        self.decoder.check_ids(np.array(sorted(config.tokens()), np.int64))
+        budget = config.budget(len(before), self.context_length)
+        return [
+            Generation(self._text(prompt, before, beam.ids, full), beam.ids, beam.finish_reason, len(before))
+            for beam in beam_search(self.decoder, before, config, budget)
+        ]
 
     def _text(self, prompt: Prompt, before: list[int], after: list[int], full: bool) -> str:
         if not self.bundle.has(TOKENIZER):

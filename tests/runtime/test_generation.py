@@ -16,7 +16,7 @@ import torchless
 from torchless import Generation, TextGeneration
 from torchless import decoder as decoder_module
 from torchless.export import export
-from torchless.generation import decode
+from torchless.generation import Row, decode
 from torchless.sampling import make_sampler
 
 TEXTS = ["The union", "A", "Call me Ishmael. Some years ago", "ß 🎉", "people people people"]
@@ -99,15 +99,16 @@ def test_the_end_tokens_of_the_bundle_stop_by_default(
         assert model(ids, max_new_tokens=30, eos_token_id=None).token_ids == whole
 
 
-def test_rows_that_end_at_different_times_leave_the_others_as_they_are(
-    gpt: TextGeneration, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("together", [1, 2, 3, 16])
+def test_rows_that_end_and_join_at_different_times_leave_the_others_as_they_are(
+    gpt: TextGeneration, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
     monkeypatch.setattr(decoder_module, "GROWTH", 4)
     prompts = [gpt.tokenizer.ids(text) for text in TEXTS]
     for budgets in ([1, 20, 7, 3, 12], [20, 1, 1, 20, 2], [0, 5, 0, 5, 0], [0] * 5, [3] * 5):
         made: list[list[int]] = [[] for _ in prompts]
-        samplers = [make_sampler(gpt.config, budget) for budget in budgets]
-        for token in decode(gpt.decoder, prompts, samplers, budgets):
+        rows = [Row(ids, new, make_sampler(gpt.config, new)) for ids, new in zip(prompts, budgets, strict=True)]
+        for token in decode(gpt.decoder, rows, together):
             made[token.prompt].append(token.id)
             assert (token.finish_reason == "length") == (len(made[token.prompt]) == budgets[token.prompt])
         alone = [gpt(ids, max_new_tokens=20, eos_token_id=None).token_ids for ids in prompts]

@@ -1,0 +1,61 @@
+"""What is added to one prompt, as text: never half a character, and nothing of a stop string."""
+
+from __future__ import annotations
+
+from torchless.generation import Token
+from torchless.stopping import FinishReason, Patience, StopStrings
+from torchless.text import IncrementalDecoder, Tokenizer
+
+
+class Reply:
+    """Takes the tokens of one row as they come; says when it has seen enough.
+
+    tokenizer: None for a bundle without one, whose replies have ids and no text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, stop_strings: tuple[str, ...], patience: Patience) -> None:
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.top: list[list[tuple[int, float]]] = []
+        self.reason: FinishReason = "length"
+        self.text = ""
+        self._fresh = ""
+        self._decoder = IncrementalDecoder(tokenizer) if tokenizer is not None else None
+        self._stop = StopStrings(stop_strings)
+        self._patience = patience
+
+    def hear(self, token: Token | None) -> FinishReason | None:
+        """The reason to end here, if there is one; None stands for the moment before the prompt is read."""
+        if token is None:
+            earlier = self._patience.ends([])
+            self.reason = earlier or self.reason
+            return earlier
+        self.ids.append(token.id)
+        if token.logprob is not None:
+            self.logprobs.append(token.logprob)
+            self.top.append(token.top)
+        self._read(token.id)
+        if token.finish_reason:  # the last one: what is left may still hold a stop string
+            self._read(None)
+        earlier = "stop_string" if self._stop.found else self._patience.ends(self.ids)
+        if token.finish_reason != "stop":
+            self.reason = earlier or token.finish_reason or self.reason
+        else:
+            self.reason = "stop"
+        if earlier or token.finish_reason:
+            self._add(self._stop.flush())
+        return earlier
+
+    def take(self) -> str:
+        """The text that has come since the last time."""
+        fresh, self._fresh = self._fresh, ""
+        return fresh
+
+    def _read(self, token_id: int | None) -> None:
+        """The next token, or None for the end."""
+        if self._decoder is not None:
+            self._add(self._stop.push(self._decoder.flush() if token_id is None else self._decoder.push(token_id)))
+
+    def _add(self, piece: str) -> None:
+        self.text += piece
+        self._fresh += piece
