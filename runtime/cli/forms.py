@@ -66,8 +66,13 @@ def ask_each(model: Any, items: Sequence[Item], settings: dict[str, Any]) -> lis
 FORMS = {
     "text-generation": Form(
         ("prompt",),
-        ("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "seed", "return_full_text"),
+        (
+            "max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p",
+            "seed", "num_beams", "length_penalty", "num_return_sequences", "repetition_penalty",
+            "no_repeat_ngram_size", "stop_strings", "max_time", "logprobs", "batch_size", "return_full_text",
+        ),
         ask_prompts,
+        answers="generations",
     ),
     "text-classification": Form(
         ("text",), (*FIT, "top_k", "function_to_apply", "both_orders"), ask_texts, optional=("text_pair",)

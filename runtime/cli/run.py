@@ -55,7 +55,24 @@ def _add_generation(group: Any) -> None:
     group.add_argument("--do-sample", action="store_true", default=None, help="draw tokens, not the likeliest")
     group.add_argument("--temperature", type=float, metavar="T", help="below 1 sharper, above 1 flatter")
     group.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest P of probability")
+    group.add_argument(
+        "--min-p", type=float, metavar="P", help="none below P times the likeliest's probability"
+    )
+    group.add_argument("--typical-p", type=float, metavar="P", help="draw the least surprising P of probability")
     group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
+    group.add_argument("--num-beams", type=int, metavar="N", help="search for the likeliest text with N beams")
+    group.add_argument("--length-penalty", type=float, metavar="X", help="beams: above 0 favours longer texts")
+    group.add_argument("--num-return-sequences", type=int, metavar="N", help="N texts, of beams or of draws")
+    group.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1: fewer words again")
+    group.add_argument("--no-repeat-ngram-size", type=int, metavar="N", help="no run of N tokens occurs twice")
+    group.add_argument("--min-new-tokens", type=int, metavar="N", help="no end before N new tokens")
+    group.add_argument(
+        "--stop-strings", "--stop", action="append", metavar="TEXT", help="end before TEXT; may be repeated"
+    )
+    group.add_argument("--max-time", type=float, metavar="SECONDS", help="end after this long")
+    group.add_argument(
+        "--logprobs", type=int, metavar="N", help="with --json: log-probabilities, and the best N"
+    )
     group.add_argument(
         "--return-full-text", action="store_true", default=None, help="the prompt and what follows it"
     )
@@ -179,7 +196,8 @@ def _given(args: argparse.Namespace, task: str) -> tuple[Item, dict[str, Any]]:
 
 def answer(model: Any, task: str, items: Sequence[Item], settings: dict[str, Any], as_json: bool) -> None:
     """One prompt is streamed as it comes; other answers are printed when they are whole."""
-    if task == "text-generation" and len(items) == 1 and not as_json:
+    one = settings.get("num_beams", 1) == settings.get("num_return_sequences", 1) == 1
+    if task == "text-generation" and len(items) == 1 and not as_json and one:
         stream(model, items[0]["prompt"], settings)
         return
     for item, result in zip(items, FORMS[task].ask(model, items, settings), strict=True):

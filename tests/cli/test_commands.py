@@ -48,12 +48,38 @@ def test_run_streams_what_the_model_says(shell: Shell, gpt_bundle: Path, gpt: to
     assert full[1] == "The union" + expected + "\n"
 
 
-def test_run_passes_every_setting_on(shell: Shell, gpt_bundle: Path, gpt: torchless.TextGeneration) -> None:
-    options = {"max_new_tokens": 12, "temperature": 2.5, "top_k": 90, "top_p": 0.9, "seed": 3}
+SETTINGS: list[dict[str, Any]] = [
+    {"temperature": 2.5, "top_k": 90, "top_p": 0.9, "seed": 3},
+    {"temperature": 2.5, "min_p": 0.01, "typical_p": 0.9, "seed": 3},
+    {"num_beams": 3, "length_penalty": 2.0},
+    {"repetition_penalty": 1.9, "no_repeat_ngram_size": 2, "min_new_tokens": 5},
+]
+
+
+@pytest.mark.parametrize("options", SETTINGS, ids=str)
+def test_run_passes_every_setting_on(
+    options: dict[str, Any], shell: Shell, gpt_bundle: Path, gpt: torchless.TextGeneration
+) -> None:
+    options = {"max_new_tokens": 12} | options
     flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
     expected = gpt("The union", **options).text
     assert shell("run", gpt_bundle, "The union", *flags)[1] == expected + "\n"
     assert expected != gpt("The union", max_new_tokens=12).text
+
+
+def test_run_tells_stop_strings_log_probabilities_and_several_texts(
+    shell: Shell, gpt_bundle: Path, gpt: torchless.TextGeneration
+) -> None:
+    string = gpt("The union", max_new_tokens=12).text[4:6]
+    options = ("--max-new-tokens", 12, "--stop", string, "--stop", "zzz", "--logprobs", 1, "--json")
+    told = json.loads(shell("run", gpt_bundle, "The union", *options)[1])
+    assert told["finish_reason"] == "stop_string" and string not in told["text"]
+    assert len(told["logprobs"]) == len(told["token_ids"])
+    several = ("--max-new-tokens", 5, "--num-return-sequences", 2, "--seed", 1)
+    texts = [one.text for one in gpt("The union", max_new_tokens=5, num_return_sequences=2, seed=1)]
+    told = json.loads(shell("run", gpt_bundle, "The union", *several, "--json")[1])
+    assert [one["text"] for one in told["generations"]] == texts
+    assert shell("run", gpt_bundle, "The union", *several)[1] == "".join(f"{text}\n" for text in texts)
 
 
 def test_run_answers_every_task(
