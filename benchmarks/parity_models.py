@@ -150,7 +150,7 @@ def trained(name: str) -> str:
     return kind.make(list(tokens.values()), kind.special["unk_token"]).to_str()
 
 
-def make_tokenizer(name: str, *, template: bool) -> Any:
+def make_tokenizer(name: str, *, template: bool, segments: bool = False) -> Any:
     kind, tokenizer = KINDS[name], Tokenizer.from_str(trained(name))
     if template:
         pieces = {piece.split(":")[0] for piece in kind.pair.split() if not piece.startswith("$")}
@@ -160,12 +160,11 @@ def make_tokenizer(name: str, *, template: bool) -> Any:
         )  # fmt: skip
         before = tokenizer.post_processor
         tokenizer.post_processor = processors.Sequence([before, stands]) if before else stands
-    fast = transformers.PreTrainedTokenizerFast(
+    names = ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"]
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, model_max_length=SIZES["max_position_embeddings"], padding_side="right",
-        **kind.tokens(),
+        model_input_names=names, **kind.tokens(),
     )  # fmt: skip
-    fast.model_input_names = ["input_ids", "attention_mask"]
-    return fast
 
 
 # Random models
@@ -206,13 +205,14 @@ def random_subject(
 ) -> Subject:
     """A model of this class with uneven weights, saved in `folder`. texts: what it should judge unlike."""
     setup = SETUPS[family]
-    tokenizer = make_tokenizer(setup.tokenizer, template=task != "text-generation")
+    prefix = FAMILIES[family].prefix
+    plain = getattr(transformers, f"{prefix}Config")(**SIZES | setup.config)
+    segments = (getattr(plain, "type_vocab_size", 0) or 0) > 1
+    tokenizer = make_tokenizer(setup.tokenizer, template=task != "text-generation", segments=segments)
     options = SIZES | setup.config | dict(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id)
     if labels:
         options |= dict(id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)})
-    config = getattr(transformers, f"{FAMILIES[family].prefix}Config")(**options)
-    if getattr(config, "type_vocab_size", 0) > 1:
-        tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    config = getattr(transformers, f"{prefix}Config")(**options)
     model = uneven(getattr(transformers, cls)(config), zlib.crc32(f"{cls} {labels}".encode()))
     subject = Subject("random", folder, model, tokenizer)
     if task in LABELLED:

@@ -15,10 +15,10 @@ from torchless.errors import ExportError
 from torchless.export.builder import Builder, Dialect
 from torchless.export.config import Config
 from torchless.export.families import FAMILIES, Facts
-from torchless.export.heads import Head
+from torchless.export.heads import LABELLED, Head
 from torchless.export.pooling import read_pooling
 from torchless.export.sources import GENERATION, TOKENIZER, Source, open_source
-from torchless.tasks import TASKS
+from torchless.tasks import TASKS, unfit
 from torchless.writing import new_bundle, seal
 
 if TYPE_CHECKING:
@@ -67,25 +67,31 @@ def export(
         raise ExportError(f"dialect={dialect!r} is unknown (known: fused, standard, all)")
     if not isinstance(out, str | os.PathLike):
         raise ExportError(f"out is a {type(out).__name__}: give the path of the folder to write")
-    tell = progress or (lambda line: None)
     opened = open_source(source, tokenizer)
     plan = make_plan(opened, task, pooling, normalize, head)
-    opened = with_head(opened, plan)
+    opened, tell = with_head(opened, plan), progress or (lambda line: None)
     with new_bundle(out, overwrite=overwrite) as folder:
-        dialects: list[Dialect] = ["fused", "standard"] if dialect == "all" else [dialect]
-        for one in dialects:
-            tell(f"writing the {one} graph of {plan.family} for {plan.task}")
-            facts = write_graph(opened, plan, one, folder)
-        for name, content in opened.files.items():
-            (folder / name).write_bytes(content)
-        manifest = _manifest(opened, plan, facts, dialects)
-        seal(folder, manifest)
+        manifest = _write(opened, plan, ["fused", "standard"] if dialect == "all" else [dialect], folder, tell)
         if check:
             from torchless.export.parity import check_export
 
             tell("checking it")
             seal(folder, dataclasses.replace(manifest, parity=check_export(folder, opened, plan)))
     return Path(out)
+
+
+def _write(
+    source: Source, plan: Plan, dialects: list[Dialect], folder: Path, tell: Callable[[str], None]
+) -> Manifest:
+    """The graphs, the files that go along, and the manifest."""
+    for one in dialects:
+        tell(f"writing the {one} graph of {plan.family} for {plan.task}")
+        facts = write_graph(source, plan, one, folder)
+    for name, content in source.files.items():
+        (folder / name).write_bytes(content)
+    manifest = _manifest(source, plan, facts, dialects)
+    seal(folder, manifest)
+    return manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +151,8 @@ def make_plan(
         if architecture is None:
             raise ExportError(
                 f"{source.where}: the architecture {next(iter(source.architectures), '(none)')} is not supported "
-                f"(supported: {', '.join(heads)}); pass task= to export another head of it"
+                f"(supported: {', '.join(heads)}); pass task= to export another head of it, and "
+                "head= with the name of its last layer if that is one of its own"
             )
         task = heads[architecture].task
     elif task not in known:
@@ -155,6 +162,11 @@ def make_plan(
     head = heads[architecture]
     if layer is not None and not head.layer:
         raise ExportError(f"head={layer!r}: {architecture} ends in no layer that could have another name")
+    if layer is None and head.task in ANSWERING and not source.weights.holds(head.layer):
+        raise ExportError(
+            f"{source.where} has no layer {head.layer}, in which a {architecture} ends (it has: "
+            f"{', '.join(source.weights.layers)}): train one for {task}, or pass head= with its name"
+        )
     if task != "feature-extraction":
         if pooling is not None or normalize is not None:
             raise ExportError(f"pooling and normalize belong to feature-extraction, not to {task}")
@@ -164,6 +176,10 @@ def make_plan(
     mode = chosen.mode if pooling is None else pooling
     chosen = Pooling(mode, chosen.normalize if normalize is None else normalize)
     return Plan(family, architecture, head, task, chosen, limit)
+
+
+# Tasks whose last layer is trained for them, and stands under its own name in every checkpoint.
+ANSWERING = (*LABELLED, "question-answering", "multiple-choice")
 
 
 def _check_types(**given: tuple[object, type]) -> None:
@@ -179,6 +195,8 @@ def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect])
         labels = _labels(source.config, facts.labels)
     if plan.head.task == "text-classification":
         problem = _problem_type(source.config)
+        if lack := unfit(plan.task, labels or ()):
+            raise ExportError(f"{source.where}: {lack}")
     return Manifest(
         family=plan.family,
         task=plan.task,
@@ -190,6 +208,8 @@ def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect])
         problem_type=problem,
         cache=facts.cache,
         pooling=plan.pooling,
+        token_types=False if facts.segments and source.token_types is False else None,
+        segments=facts.segments,
         head=plan.layer,
     )
 

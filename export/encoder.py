@@ -6,17 +6,20 @@ of the embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 
+from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.attention import ByContent, masked_attention
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
-from torchless.export.heads import EncoderInputs, Head, forgive_other_heads
+from torchless.export.families import Facts
+from torchless.export.heads import EncoderInputs, Head, forgive_other_heads, write_head
 from torchless.export.parts import Biased, activate, add, embed, linear, norm, settle
 from torchless.export.weights import Float, Weights
 
@@ -103,6 +106,27 @@ def named_as_body(weights: Weights, prefix: str, heads: Mapping[str, Head], head
     w.forgive(r"embeddings\.(position_ids|token_type_ids)")
     forgive_other_heads(w, heads, head)
     return w
+
+
+C = TypeVar("C", bound=EncoderConfig)
+
+
+def write_encoder(
+    b: Builder, c: C, w: Weights, body: Callable[[Builder, C, Weights, EncoderInputs], Value], head: Head,
+    pooling: Pooling | None, *, segments: bool, context_length: int | None = None,
+) -> Facts:  # fmt: skip
+    """An encoder's graph: its inputs, its body's hidden states [B,S,D], and a head on them.
+
+    segments: whether it reads token_type_ids. context_length: where it is not max_position_embeddings.
+    """
+    inputs = EncoderInputs.declare(b, segments=segments)
+    labels = write_head(b, c, w, body(b, c, w, inputs), inputs.mask, head, pooling, c.hidden_size)
+    return Facts(
+        context_length or c.max_position_embeddings,
+        c.vocab_size,
+        labels=labels,
+        segments=c.type_vocab_size if segments else None,
+    )
 
 
 def embeddings(b: Builder, c: EncoderConfig, w: Weights, inputs: EncoderInputs, position_ids: Value = "") -> Value:

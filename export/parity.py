@@ -39,11 +39,20 @@ def check_export(folder: Path, source: Source, plan: Plan) -> dict[str, Any]:
         error = max_error(outputs, reference)
         worst = max(worst, error)
         if not error <= TOLERANCE * max(1.0, largest(reference)):
-            raise ExportError(
-                f"{graph.file} differs from {against} by {error:.2g}: this checkpoint is not exported as it "
-                "stands, please report its config.json"
-            )
+            raise ExportError(f"{graph.file} differs from {against} by {error:.2g}: {_reason(source, plan)}")
     return record(against, probe, outputs, worst)
+
+
+def _reason(source: Source, plan: Plan) -> str:
+    """Why a graph may compute something else than torch."""
+    if source.module is None:
+        return "this checkpoint is not exported as it stands, please report its config.json"
+    kind = type(source.module).__name__
+    own = "" if kind == plan.architecture else f" (or the forward of {kind}, if it has one of its own)"
+    return (
+        f"what this module computes{own} is not {plan.architecture}'s body and head, which were exported: only a "
+        "last layer may differ, by its name (head=)"
+    )
 
 
 def compare(bundle: Bundle, checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
@@ -178,6 +187,14 @@ def _torch_model(source: Source, plan: Plan) -> Any:
         if not readable or plan.layer is not None:
             return _filled(kind(transformers.AutoConfig.for_model(**source.config)), source, plan)
         return kind.from_pretrained(str(source.folder), dtype=torch.float32, local_files_only=True).eval()
+    except ExportError:  # of a tensor
+        raise
+    except Exception as error:  # a config that contradicts itself or its weights, each in its own way
+        said = next(iter(str(error).splitlines()), "")
+        raise ExportError(
+            f"{source.where}: transformers makes no {plan.architecture} of it ({type(error).__name__}: {said}): "
+            "mend its config.json"
+        ) from error
     finally:
         transformers.utils.logging.set_verbosity(quiet)
         transformers.utils.logging.enable_progress_bar()

@@ -11,6 +11,7 @@ import numpy as np
 from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.builder import Builder, Value
+from torchless.export.sources.source import read_json
 
 MODES = ("mean", "cls", "max", "lasttoken")
 # Before sentence-transformers 5.4 each mode was a field of its own.
@@ -52,12 +53,15 @@ def read_pooling(folder: Path) -> tuple[Pooling, int | None] | None:
     path = folder / "modules.json"
     if not path.is_file():
         return None
+    modules = _read(path)
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise ExportError(f"{path} is no list of modules: download it again")
     pooling, limit = Pooling("mean", normalize=False), None
-    for module in _read(path):
+    for module in modules:
         kind, where = str(module.get("type", "")).rsplit(".", 1)[-1], folder / str(module.get("path", ""))
         if kind == "Transformer":
             limits = where / "sentence_bert_config.json"
-            limit = _read(limits).get("max_seq_length") if limits.is_file() else None
+            limit = _longest(limits) if limits.is_file() else None
         elif kind == "Pooling":
             pooling = Pooling(_mode(where / "config.json"), pooling.normalize)
         elif kind == "Normalize":
@@ -67,9 +71,17 @@ def read_pooling(folder: Path) -> tuple[Pooling, int | None] | None:
     return pooling, limit
 
 
+def _longest(path: Path) -> int | None:
+    """max_seq_length, in tokens; null leaves it to the model."""
+    limit = read_json(path).get("max_seq_length")
+    if limit is not None and (type(limit) is not int or limit < 1):
+        raise ExportError(f"{path}: max_seq_length is {limit!r}, expected a whole number of 1 or more")
+    return limit
+
+
 def _mode(path: Path) -> str:
     """The one mode that a Pooling module has; several, whose vectors would be joined, are refused."""
-    settings = _read(path)
+    settings = read_json(path)
     if "pooling_mode" in settings:
         given = settings["pooling_mode"]
         modes = [str(mode) for mode in given] if isinstance(given, list) else [str(given)]
@@ -89,5 +101,5 @@ def _mode(path: Path) -> str:
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path} cannot be read ({error})") from None

@@ -81,11 +81,19 @@ class Weights:
             renamed[name] = read
         return Weights(renamed, self._where)
 
+    def holds(self, layer: str) -> bool:
+        """Whether any tensor is of this layer, whatever stands before its name."""
+        return any(f".{layer}." in f".{name}" for name in self._tensors)
+
+    @property
+    def layers(self) -> list[str]:
+        """What the names begin with."""
+        return sorted({name.split(".")[0] for name in self._tensors})
+
     def with_layer(self, mine: str, own: str) -> Weights:
         """The same with the layer `mine` under the family's own name, in the place of the one that has it."""
         if not any(name.startswith(f"{mine}.") for name in self._tensors):
-            layers = ", ".join(sorted({name.split(".")[0] for name in self._tensors}))
-            raise ExportError(f"{self._where} has no layer {mine!r} (it has: {layers})")
+            raise ExportError(f"{self._where} has no layer {mine!r} (it has: {', '.join(self.layers)})")
         others = {
             name: read for name, read in self._tensors.items() if mine == own or not name.startswith(f"{own}.")
         }
@@ -101,4 +109,7 @@ class Weights:
         left = sorted(set(self._tensors) - self._used)
         if left:
             some = ", ".join(left[:4]) + (f" and {len(left) - 4} more" if len(left) > 4 else "")
-            raise ExportError(f"{self._where}: these tensors have no place in the graph: {some}")
+            raise ExportError(
+                f"{self._where}: these tensors have no place in the graph: {some}: remove them, or if one is the "
+                "last layer of a head of your own, give its name as head= (--head)"
+            )

@@ -21,29 +21,33 @@ from torchless.tasks import TASKS
 from torchless.version import __version__
 
 if TYPE_CHECKING:
+    from torchless.likelihood import Score
+    from torchless.reply import Generation
+    from torchless.state import State
     from torchless.tasks.embedding import Embedding, Match
     from torchless.tasks.fill_mask import Candidate, FillMask
     from torchless.tasks.multiple_choice import Choice, MultipleChoice
     from torchless.tasks.next_sentence import NextSentencePrediction
     from torchless.tasks.question_answering import Answer, QuestionAnswering
     from torchless.tasks.text_classification import Classification, TextClassification
-    from torchless.tasks.text_generation import Generation, Score, TextGeneration
+    from torchless.tasks.text_generation import TextGeneration
     from torchless.tasks.text_ranking import Ranked, TextRanking
     from torchless.tasks.token_classification import Entity, TokenClassification
     from torchless.tasks.zero_shot import ZeroShotClassification
 
 # Where each public name lives: numpy and onnxruntime are imported with the first model, not before.
 _NAMES = {
-    "Answer": "question_answering",
-    "Candidate": "fill_mask",
-    "Choice": "multiple_choice",
-    "Classification": "text_classification",
-    "Entity": "token_classification",
-    "Generation": "text_generation",
-    "Match": "embedding",
-    "Ranked": "text_ranking",
-    "Score": "text_generation",
-    **{task.cls: task.module for task in TASKS.values()},
+    "Answer": "tasks.question_answering",
+    "Candidate": "tasks.fill_mask",
+    "Choice": "tasks.multiple_choice",
+    "Classification": "tasks.text_classification",
+    "Entity": "tasks.token_classification",
+    "Generation": "reply",
+    "Match": "tasks.embedding",
+    "Ranked": "tasks.text_ranking",
+    "Score": "likelihood",
+    "State": "state",
+    **{task.cls: f"tasks.{task.module}" for task in TASKS.values()},
 }
 
 __all__ = [
@@ -68,6 +72,7 @@ __all__ = [
     "QuestionAnswering",
     "Ranked",
     "Score",
+    "State",
     "TextClassification",
     "TextGeneration",
     "TextRanking",
@@ -98,8 +103,8 @@ def load(
     "standard", by default the first that suits the provider. verify: hash the weights too, not only everything
     else.
 
-    Raises BundleError for a folder that is not a sound bundle, InputError for a task that its head cannot do,
-    ProviderError for a provider that cannot run.
+    Raises BundleError for a folder that is not a sound bundle, InputError for a task that its head cannot do and
+    for what is no path, ProviderError for a provider that cannot run.
     """
     from torchless.bundle import read_bundle
     from torchless.model import Settings
@@ -111,7 +116,7 @@ def load(
             f"{opened.path} is for the task {own!r}, which this torchless does not know: upgrade torchless"
         )
     able = [name for name, other in TASKS.items() if other.head == TASKS[own].head]
-    if task is not None and task not in able:
+    if task is not None and not (isinstance(task, str) and task in able):
         raise InputError(f"task={task!r}: {opened.path} has a head for {own} (it can do: {', '.join(able)})")
     kind = __getattr__(TASKS[task or own].cls)
     return kind(opened, Settings(provider, threads, spin, dialect))
@@ -119,5 +124,5 @@ def load(
 
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
-        return getattr(importlib.import_module(f"torchless.tasks.{_NAMES[name]}"), name)
+        return getattr(importlib.import_module(f"torchless.{_NAMES[name]}"), name)
     raise AttributeError(f"module 'torchless' has no attribute {name!r}")

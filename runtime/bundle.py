@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from torchless.errors import BundleError
+from torchless.arguments import check_flag
+from torchless.errors import BundleError, InputError
 
 MANIFEST = "torchless.json"
 SCHEMA = 1
@@ -70,6 +71,8 @@ class Manifest:
     problem_type: str | None = None
     cache: CacheLayout | None = None
     pooling: Pooling | None = None
+    token_types: bool | None = None
+    segments: int | None = None
     head: str | None = None
     recipe: Mapping[str, Any] | None = None
     parity: Mapping[str, Any] | None = None
@@ -111,6 +114,8 @@ class Manifest:
             problem_type=read.one("problem_type", _text, None),
             cache=read.one("cache", lambda raw: _cache(raw, where), None),
             pooling=read.one("pooling", lambda raw: _pooling(raw, where), None),
+            token_types=read.one("token_types", _boolean, None),
+            segments=read.one("segments", _positive, None),
             head=read.one("head", _text, None),
             recipe=read.one("recipe", _object, None),
             parity=read.one("parity", _object, None),
@@ -150,9 +155,13 @@ def read_bundle(path: str | os.PathLike[str], *, verify: bool = False) -> Bundle
     """Open the bundle at `path` and check it; with verify=True hash the weights too.
 
     Raises BundleError for a missing folder or file, a size or sha256 that differs, a path that leaves the
-    folder, a manifest that cannot be read or has a newer schema.
+    folder, a manifest that cannot be read or has a newer schema; InputError for what is no path.
     """
-    folder = Path(os.path.abspath(path))  # files are opened later, too, whatever the working directory is by then
+    check_flag("verify", verify)
+    try:
+        folder = Path(os.path.abspath(path))  # files are opened later, too, from wherever the program is by then
+    except TypeError:
+        raise InputError(f"expected the folder of a bundle, got {type(path).__name__}") from None
     if not folder.is_dir():
         raise BundleError(
             f"{folder} is not a folder: give the folder that `torchless export` wrote"

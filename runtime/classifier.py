@@ -18,6 +18,14 @@ from torchless.text import Text
 Float = npt.NDArray[np.float32]
 
 
+def check_columns(logits: Float, columns: int) -> None:
+    """BundleError unless logits [..,L] have one column a label: a manifest that lies about its graph."""
+    if logits.shape[-1] != columns:
+        raise BundleError(
+            f"the graph scores {logits.shape[-1]} labels, torchless.json names {columns}: {EXPORT_AGAIN}"
+        )
+
+
 class RowScorer(Model):
     """An encoder, or a GPT that answers at the last token, whose head gives a text one row of logits."""
 
@@ -33,10 +41,7 @@ class RowScorer(Model):
         rows = np.zeros((len(encodings), columns), np.float32)
         encoder: Encoder = self.runner
         for index, row in encoder(encodings, batch_size):
-            if row.shape != (columns,):
-                raise BundleError(
-                    f"the graph scores {row.shape[-1]} labels, torchless.json names {columns}: {EXPORT_AGAIN}"
-                )
+            check_columns(row, columns)
             check_numbers(row)
             rows[index] = row
         return rows

@@ -83,6 +83,27 @@ class KVCache:
             end = int(self.lengths.max())
             self._data[:, :, rows, :, start:end, :] = self._data[:, :, parents[rows], :, start:end, :]
 
+    def copy(self) -> KVCache:
+        """The same rows in a buffer of their own, no larger than they need."""
+        layers, _, rows, heads, _, size = self._shape
+        made = KVCache(layers, rows, heads, size, self.limit, 0)
+        filled = int(self.lengths.max(initial=0))
+        made.reserve(filled)
+        made.lengths = self.lengths.copy()
+        made._data[:, :, :, :, :filled, :] = self._data[:, :, :, :, :filled, :]
+        return made
+
+    def filled(self, row: int = 0) -> Float:
+        """View [layers, 2, H, n, E] of what a row holds."""
+        return self._data[:, :, row, :, : int(self.lengths[row]), :]
+
+    def fill(self, content: Float, row: int = 0) -> None:
+        """Let a row hold what `filled` has given."""
+        slots = content.shape[3]
+        self.reserve(slots)
+        self._data[:, :, row, :, :slots, :] = content
+        self.lengths[row] = slots
+
     def layers(self, first: int, last: int) -> list[tuple[Float, Float]]:
         """Views [last-first, H, C, E] of keys and values by layer, contiguous, as the graph takes them."""
         return [(layer[0, first:last], layer[1, first:last]) for layer in self._data]
@@ -118,7 +139,12 @@ class Decoder:
         return KVCache(layout.layers, rows, layout.heads, layout.head_size, self.context_length, there)
 
     def extend(
-        self, cache: KVCache, ids: Sequence[int], *, row: int = 0, keep: Sequence[int] | None = None
+        self,
+        cache: KVCache,
+        ids: Sequence[int] | npt.NDArray[np.int64],
+        *,
+        row: int = 0,
+        keep: Sequence[int] | None = None,
     ) -> Float:
         """Append ids [S] to one row, in chunks, and return logits [K,V] at the positions in `keep`.
 
@@ -143,12 +169,10 @@ class Decoder:
         return np.concatenate(logits) if len(logits) > 1 else logits[0]
 
     def last(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Float:
-        """Logits [B,V] at the last token of each row of ids [B,S], padded on the right; nothing is kept.
+        """Logits [B,V] after the first lengths [B] tokens of each row of ids [B,S]; nothing is kept.
 
-        A text without tokens has no last one: an InputError. Raises ContextLengthError past the context.
+        Lengths are 1 or more. Raises ContextLengthError past the context.
         """
-        if not lengths.all():
-            raise InputError("a text is empty: this model answers at a text's last token, so give at least one")
         cache = self.new_cache(len(ids))
         cache.reserve(ids.shape[1])
         step = Step(self, cache, 0, len(ids), ids.shape[1], 1)

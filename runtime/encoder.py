@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
+from torchless.arguments import check_count
 from torchless.bundle import Bundle
 from torchless.decoder import Decoder
 from torchless.errors import InputError, TorchlessError
 from torchless.session import require
+from torchless.tasks import TASKS
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -26,15 +28,20 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 class Encoder:
     """The session of a graph that reads a text at once, and the outputs that the task needs. Threads share it.
 
-    An encoder sees the whole text for every token; a decoder with a classifier (GPT-1, GPT-2) answers at the
-    text's last token. Several outputs are stacked along a last axis.
+    An encoder sees the whole text for every token; a decoder with a head (GPT-1, GPT-2) answers at the text's last
+    token, which for a classifier, as in transformers, is the last that is not the padding token. Several outputs
+    are stacked along a last axis.
     """
 
     def __init__(self, session: ort.InferenceSession, bundle: Bundle, *outputs: str) -> None:
         self.session = session
         self.outputs = list(outputs)
-        self.vocab_size = bundle.manifest.vocab_size
-        self._decoder = Decoder(session, bundle) if bundle.manifest.cache is not None else None
+        manifest = bundle.manifest
+        self.vocab_size, self.segments = manifest.vocab_size, manifest.segments
+        self.token_types = manifest.token_types is not False
+        classifies = TASKS[manifest.task].head == "text-classification"
+        self.pad_token_id = manifest.special_tokens.get("pad") if classifies else None
+        self._decoder = Decoder(session, bundle) if manifest.cache is not None else None
         require(session, bundle, () if self._decoder else INPUTS[:2], outputs)
         if self._decoder is None:
             names = {value.name for value in session.get_inputs()}
@@ -44,11 +51,15 @@ class Encoder:
         """Yield (index, output of that text) for all texts, in no particular order.
 
         Texts of like length share a batch, so that little padding is computed. A text's output has its own
-        length: rows of padding are cut off where the output has one row a token.
+        length: rows of padding are cut off where the output has one row a token. Raises InputError for a text
+        without tokens, and for ids and segments that the model does not know.
         """
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size={batch_size!r}: give a whole number of 1 or more")
+        batch_size = check_count("batch_size", batch_size)
         lengths = [len(encoding.ids) for encoding in encodings]
+        if 0 in lengths:
+            raise InputError(
+                "a text is empty, and the tokenizer's template adds no token to it: give at least one word"
+            )
         order = sorted(range(len(encodings)), key=lengths.__getitem__)
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
@@ -58,12 +69,28 @@ class Encoder:
             for row, index in enumerate(batch):
                 length = lengths[index]
                 ids[row, :length] = encodings[index].ids
-                types[row, :length] = encodings[index].type_ids
-                mask[row, :length] = 1
+                if self.token_types:
+                    types[row, :length] = encodings[index].type_ids
+                mask[row, : self._read(ids[row, :length])] = 1
             if int(ids.max(initial=0)) >= self.vocab_size:
                 raise InputError("the tokenizer has more tokens than the model: they are not of one checkpoint")
+            if self.segments is not None and int(types.max(initial=0)) >= self.segments:
+                raise InputError(
+                    f"the tokenizer puts a pair's second text into segment {int(types.max())}, but the model knows "
+                    f"{self.segments} only, from 0: give one text"
+                )
             for index, output in zip(batch, self.run(ids, mask, types), strict=True):
                 yield index, output[: lengths[index]] if output.ndim == 2 else output
+
+    def _read(self, ids: Ids) -> int:
+        """How many of a text's ids [S] are read, S but for a decoder that skips padding tokens at the end.
+
+        A text of nothing else is read whole.
+        """
+        if self._decoder is None or self.pad_token_id is None:
+            return len(ids)
+        others = np.flatnonzero(ids != self.pad_token_id)
+        return int(others[-1]) + 1 if len(others) else len(ids)
 
     def run(self, ids: Ids, mask: Ids, types: Ids) -> Float:
         """The outputs for input_ids, attention_mask and token_type_ids, each int64 [B,S]."""

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from torchless.decoder import Decoder
-from torchless.sampling import Sampler, log_softmax
+from torchless.decoder import Decoder, KVCache
+from torchless.sampling import Guess, Sampler, log_softmax
 from torchless.stopping import FinishReason
 
+AHEAD = 4096  # tokens that a row has room for at first
 ROWS = 16  # texts that are continued together; more of them wait until one is done
 
 
@@ -30,12 +32,31 @@ class Token:
     top: list[tuple[int, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Speculation:
+    """How guesses did: `steps` of the model, after the one that read the prompt, checked `drafted` tokens.
+
+    A step gives the `accepted` ones of its guesses and one token more.
+    """
+
+    steps: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+    @property
+    def accepted_per_step(self) -> float:
+        return self.accepted / self.steps if self.steps else 0.0
+
+
 @dataclass
 class Row:
     """One text to make: where it begins, how its tokens are chosen, and who may end it before its budget.
 
     ends: called before the prompt is read (with None) and with every token; gives the reason to end, or None.
     logprobs: how many of the likeliest tokens are told with each, or None for no probabilities.
+    keep: how many of the first tokens stay when the context is full and the newest are read again; None: it ends
+    with the context.
+    complete: whether what was added [T] is all that a constraint allows.
     """
 
     prompt: Sequence[int]
@@ -44,20 +65,46 @@ class Row:
     stops: frozenset[int] = frozenset()
     ends: Callable[[Token | None], FinishReason | None] = lambda token: None
     logprobs: int | None = None
+    keep: int | None = None
+    complete: Callable[[npt.NDArray[np.int64]], bool] = lambda added: False
+    speculation: Speculation | None = None  # filled in by drafts.speculate
 
     def __post_init__(self) -> None:
-        self._ids = np.empty(len(self.prompt) + self.budget, np.int64)  # nothing is copied in the loop
-        self._ids[: len(self.prompt)] = self.prompt
-        self._added = 0
+        room = min(self.budget, AHEAD)
+        self._ids = np.concatenate([np.asarray(self.prompt, np.int64), np.empty(room, np.int64)])
+        self.added = 0
 
-    def choose(self, index: int, logits: Any) -> Token:
-        """The next token, from logits [V]."""
-        end = len(self.prompt) + self._added
-        chosen = self.sampler(logits, self._ids[:end], self._added)
+    @property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """The prompt and what was added [T], a view."""
+        return self._ids[: len(self.prompt) + self.added]
+
+    @property
+    def slides(self) -> bool:
+        return self.keep is not None
+
+    def window(self, context: int) -> npt.NDArray[np.int64]:
+        """What of the text so far the model reads: all, or past the context its first `keep` and its newest tokens.
+
+        Half of what else fits is newest ones: so many more come before the next window is read.
+        """
+        ids = self.ids
+        if self.keep is None or len(ids) <= context:
+            return ids
+        return np.concatenate([ids[: self.keep], ids[len(ids) - (context - self.keep) // 2 :]])
+
+    def choose(self, index: int, logits: Any, guess: Guess | None = None) -> Token:
+        """The next token, from logits [V]. A guess changes no likelihood: see Sampler."""
+        end = len(self.prompt) + self.added
+        if end == len(self._ids):  # doubled, so that little is copied in the loop
+            self._ids = np.concatenate([self._ids, np.empty_like(self._ids)])
+        chosen = self.sampler(logits, self._ids[:end], self.added, guess)
         self._ids[end] = chosen
-        self._added += 1
-        reason: FinishReason | None = "length" if self._added == self.budget else None
-        token = Token(index, chosen, "stop" if chosen in self.stops else reason, *self._told(logits, chosen))
+        self.added += 1
+        reason: FinishReason | None = "length" if self.added == self.budget else None
+        if chosen in self.stops or self.complete(self.ids[len(self.prompt) :]):
+            reason = "stop"
+        token = Token(index, chosen, reason, *self._told(logits, chosen))
         if (earlier := self.ends(token)) is not None and token.finish_reason != "stop":
             token = Token(index, chosen, earlier, token.logprob, token.top)
         return token
@@ -79,7 +126,7 @@ def decode(decoder: Decoder, rows: Sequence[Row], together: int = ROWS) -> Itera
     """
     waiting = deque(index for index, row in enumerate(rows) if row.budget > 0)
     cache = decoder.new_cache(min(together, len(waiting)), joined=0)
-    cache.reserve(max((len(rows[i].prompt) for i in waiting), default=0))
+    cache.reserve(max((len(rows[i].window(cache.limit)) for i in waiting), default=0))
     step = decoder.stepper(cache)
     last: list[Token] = []
     while waiting or last:
@@ -87,11 +134,13 @@ def decode(decoder: Decoder, rows: Sequence[Row], together: int = ROWS) -> Itera
             index = waiting.popleft()
             if rows[index].ends(None) is None:
                 place = cache.join()
-                logits = decoder.extend(cache, rows[index].prompt, row=place)[-1]
+                logits = decoder.extend(cache, rows[index].window(cache.limit), row=place)[-1]
                 last.append(rows[index].choose(index, logits))
                 yield last[-1]
                 _let_go(cache, last)
         if last:
+            for place, token in enumerate(last):
+                _slide(decoder, cache, place, rows[token.prompt])
             batch = step([token.id for token in last])
             for place, token in enumerate(last):
                 last[place] = rows[token.prompt].choose(token.prompt, batch[place])
@@ -99,7 +148,17 @@ def decode(decoder: Decoder, rows: Sequence[Row], together: int = ROWS) -> Itera
             _let_go(cache, last)
 
 
-def _let_go(cache: Any, last: list[Token]) -> None:
+def _slide(decoder: Decoder, cache: KVCache, place: int, row: Row) -> None:
+    """Where a row has filled the context: read its newest tokens again, all but the one that the next step takes.
+
+    GPT-2's positions are inside its keys: only those of the first tokens, which stay where they are, remain.
+    """
+    if row.keep is not None and cache.lengths[place] == cache.limit:
+        cache.lengths[place] = row.keep
+        decoder.extend(cache, row.window(cache.limit)[row.keep : -1], row=place, keep=[])
+
+
+def _let_go(cache: KVCache, last: list[Token]) -> None:
     for place in reversed(range(len(last))):  # backwards: a dropped row's place is taken by one seen before
         if last[place].finish_reason:
             cache.drop(place)

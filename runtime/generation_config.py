@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from torchless.errors import BundleError, ContextLengthError, InputError
 log = logging.getLogger("torchless")
 
 DEFAULT_NEW_TOKENS = 128
+LEAST_NEW = 4  # tokens of the context that keep= must leave
+CONSTRAINTS = ("choices", "regex", "json_schema")  # one of them at most
+OWN = {"eos_token_id", "seed", "max_new_tokens", "logprobs", "overflow", "keep", *CONSTRAINTS}  # of a call only
 COLDEST = 1e-5  # below it a draw is the likeliest token, and float32 logits overflow
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")  # what only a draw reads
 
@@ -28,6 +32,9 @@ class GenerationConfig:
     How long: max_new_tokens (None: 128, or fewer where the context ends), min_new_tokens (no end token before),
     eos_token_id (ids that end the text), forced_bos_token_id and forced_eos_token_id (the first token that is
     added, and the last that max_new_tokens allows).
+
+    Past the context: overflow="error" refuses, "slide" goes on; whenever the next token has no room, the model
+    reads anew the first `keep` tokens of the text, and as many of the newest as fill half of the other room.
 
     Sooner: stop_strings (a text ends before the first of them), max_time (seconds). logprobs: how many of the
     likeliest tokens come with each token, 0 for its own log-probability alone, None for none.
@@ -44,6 +51,13 @@ class GenerationConfig:
     What the text so far does to it: repetition_penalty (prompt too; Keskar et al., 2019), presence_penalty and
     frequency_penalty (of what was added; OpenAI's), no_repeat_ngram_size, bad_words_ids (sequences that never
     occur), logit_bias (a number to add, by token).
+
+    What form it has (docs/constrain.md): one of choices (texts), all of regex, or JSON of json_schema (a mapping,
+    or its text). finish_reason is "stop" where the form is complete.
+
+    Faster, with the same text: prompt_lookup_num_tokens (guess up to so many tokens at once, those that followed
+    the text's last max_matching_ngram_size tokens, or fewer, earlier in it), num_assistant_tokens (the same,
+    guessed by the assistant_model that a call is given).
     """
 
     max_new_tokens: int | None = None
@@ -51,6 +65,8 @@ class GenerationConfig:
     eos_token_id: tuple[int, ...] = ()
     forced_bos_token_id: int | None = None
     forced_eos_token_id: int | None = None
+    overflow: str = "error"
+    keep: int = 4
     stop_strings: tuple[str, ...] = ()
     max_time: float | None = None
     logprobs: int | None = None
@@ -70,6 +86,12 @@ class GenerationConfig:
     frequency_penalty: float = 0.0
     no_repeat_ngram_size: int = 0
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    choices: tuple[str, ...] | None = None
+    regex: str | None = None
+    json_schema: str | None = None
+    prompt_lookup_num_tokens: int | None = None
+    max_matching_ngram_size: int = 2
+    num_assistant_tokens: int = 20
     logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
@@ -97,10 +119,21 @@ class GenerationConfig:
             )
         if self.num_beams > 1 and (self.stop_strings or self.logprobs is not None or self.max_time is not None):
             raise InputError("stop_strings, max_time and logprobs follow one text as it grows: not with num_beams")
+        if self.num_beams > 1 and self.slides:
+            raise InputError("overflow='slide' follows one text as it grows: not with num_beams")
+        if self.prompt_lookup_num_tokens and (self.num_beams > 1 or self.slides):
+            raise InputError("prompt_lookup_num_tokens: not with num_beams or overflow='slide'")
         if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
             raise InputError(
                 f"num_return_sequences={self.num_return_sequences} and num_beams={self.num_beams}: there are no "
                 "more texts than beams"
+            )
+        if len(self.constraints) > 1:
+            raise InputError(f"{' and '.join(self.constraints)}: give one of them, a text has one form")
+        forced = (self.forced_bos_token_id, self.forced_eos_token_id) != (None, None)
+        if self.constraints and (self.num_beams > 1 or forced):
+            raise InputError(
+                f"{self.constraints[0]}: not with num_beams, forced_bos_token_id or forced_eos_token_id"
             )
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             if (getattr(self, name),) in self.bad_words_ids:
@@ -117,7 +150,7 @@ class GenerationConfig:
             return config
         try:
             raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            names = {one.name for one in fields(cls)} - {"eos_token_id", "seed", "max_new_tokens", "logprobs"}
+            names = {one.name for one in fields(cls)} - OWN
             given = {name: raw[name] for name in names if raw.get(name) is not None}
             if ignored := [name for name in IGNORED if raw.get(name) not in (None, *IGNORED[name])]:
                 log.warning("%s: %s: not implemented, ignored", path, ", ".join(ignored))
@@ -145,6 +178,10 @@ class GenerationConfig:
                 f"num_return_sequences={config.num_return_sequences}: the likeliest text is always the same one; "
                 "pass do_sample=True, or num_beams"
             )
+        if "keep" in given and not config.slides:
+            log.warning("overflow='error': keep ignored")
+        if "max_matching_ngram_size" in given and not config.prompt_lookup_num_tokens:
+            log.warning("without prompt_lookup_num_tokens: max_matching_ngram_size ignored")
         if config.num_beams == 1 and (
             lost := [name for name in ("length_penalty", "early_stopping") if name in given]
         ):
@@ -155,9 +192,25 @@ class GenerationConfig:
     def samples(self) -> bool:
         return bool(self.do_sample) and self.temperature > COLDEST
 
+    @property
+    def constraints(self) -> list[str]:
+        """The names of those that are given."""
+        return [name for name in CONSTRAINTS if getattr(self, name) is not None]
+
+    @property
+    def slides(self) -> bool:
+        return self.overflow == "slide"
+
     def budget(self, prompt: int, context: int) -> int:
         """How many tokens may follow a prompt of this length. Raises ContextLengthError if they do not fit."""
-        room = context - prompt
+        if self.slides:
+            if self.keep > context - LEAST_NEW:
+                raise InputError(
+                    f"keep={self.keep:,}: give {context - LEAST_NEW:,} or less, the context is {context:,}"
+                )
+            room = sys.maxsize
+        else:
+            room = context - prompt
         if room < 0:
             raise ContextLengthError(
                 f"the prompt has {prompt:,} tokens, the model's context is {context:,}: shorten the prompt"
@@ -181,6 +234,8 @@ Rule = tuple[Any, Callable[[Any], bool], str]
 RULES: dict[str, Rule] = {
     "max_new_tokens": (int | None, lambda v: v >= 0, "0 or more or None"),
     "min_new_tokens": (int, lambda v: v >= 0, "0 or more"),
+    "overflow": (str, lambda v: v in ("error", "slide"), "'error' or 'slide'"),
+    "keep": (int, lambda v: v >= 0, "0 or more"),
     "max_time": (int | float | None, lambda v: v >= 0, "seconds, 0 or more, or None"),
     "logprobs": (int | None, lambda v: v >= 0, "0 or more or None"),
     "do_sample": (bool | None, lambda v: True, "True or False or None"),
@@ -198,6 +253,12 @@ RULES: dict[str, Rule] = {
     "presence_penalty": (float, lambda v: abs(v) < float("inf"), "a number (0: none)"),
     "frequency_penalty": (float, lambda v: abs(v) < float("inf"), "a number (0: none)"),
     "no_repeat_ngram_size": (int, lambda v: v >= 0, "0 (none) or more"),
+    "choices": (tuple | None, lambda v: v and all(isinstance(one, str) and one for one in v), "texts, not empty"),
+    "regex": (str | None, lambda v: True, "a text or None"),
+    "json_schema": (str | None, lambda v: True, "a mapping, or the text of one in JSON"),
+    "prompt_lookup_num_tokens": (int | None, lambda v: v >= 1, "1 or more, or None"),
+    "max_matching_ngram_size": (int, lambda v: v >= 1, "1 or more"),
+    "num_assistant_tokens": (int, lambda v: v >= 1, "1 or more"),
 }
 # Settings of transformers that change the text and are not implemented, with the values that change nothing.
 IGNORED: dict[str, tuple[Any, ...]] = {
@@ -227,6 +288,13 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(words, Sequence) or not all(isinstance(one, Sequence) for one in words):
             raise InputError(f"bad_words_ids={words!r}: give lists of token ids")
         given["bad_words_ids"] = tuple(tuple(one) for one in words)
+    if isinstance(given.get("choices"), list):
+        given["choices"] = tuple(given["choices"])
+    if isinstance(given.get("json_schema"), Mapping):
+        try:
+            given["json_schema"] = json.dumps(given["json_schema"])
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"json_schema is not JSON ({error})") from None
     if "logit_bias" in given:
         if not isinstance(given["logit_bias"] or {}, Mapping):
             raise InputError("logit_bias: give a mapping from token ids to numbers")

@@ -6,18 +6,42 @@ Letters as in decoder.py.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from torchless.arguments import check_count
 from torchless.decoder import CHUNK, Decoder, KVCache, chunks
 from torchless.errors import ContextLengthError, InputError
-from torchless.model import check_count
 from torchless.sampling import check_numbers, log_softmax
 from torchless.text import Tokenizer
 
 Float = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-probabilities (natural logarithm) of a text's tokens, each given those before it.
+
+    The first token is given and has none. offsets: where each token stands in the text, in characters, or none
+    for a text given as ids. text_bytes: how long the text after the first token is in UTF-8, None for ids.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    offsets: list[tuple[int, int]] = field(default_factory=list, repr=False)
+    text_bytes: int | None = field(default=None, repr=False)
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-probability; NaN where there is nothing to predict."""
+        return float(np.exp(-np.mean(self.logprobs))) if self.logprobs else float("nan")
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Negative log2-probability a byte of text, comparable between tokenizers; NaN for ids or no text."""
+        return float(-np.sum(self.logprobs) / np.log(2) / self.text_bytes) if self.text_bytes else float("nan")
 
 
 def windows(length: int, context: int, stride: int) -> Iterator[tuple[int, int, int]]:

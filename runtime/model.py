@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from torchless.arguments import check_count, check_name
 from torchless.bundle import Bundle, read_bundle
 from torchless.errors import ContextLengthError, InputError, TorchlessError
 from torchless.provider import choose_graph, choose_provider
@@ -52,7 +53,8 @@ class Model:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        return tokenizer_of(self.bundle.file(TOKENIZER), self.bundle.has(TOKENIZER))
+        ids = self.bundle.manifest.task == "text-generation"
+        return tokenizer_of(self.bundle.file(TOKENIZER), self.bundle.has(TOKENIZER), takes_ids=ids)
 
     @property
     def session(self) -> ort.InferenceSession:
@@ -96,8 +98,6 @@ class Model:
     def encode(self, text: Text, fit: Fit) -> Encoding:
         """Ids with special tokens, cut as `fit` says, else a ContextLengthError for too many."""
         limit = fit.limit(self.context_length)
-        if isinstance(text, tuple) and not self.tokenizer.joins_pairs:
-            raise InputError("the tokenizer's template has no form for a pair of texts: give one text")
         encoding = self.tokenizer.encode(text)
         if fit.truncation and len(encoding.ids) > limit:
             strategy = fit.strategy(text)
@@ -127,12 +127,11 @@ class Fit:
     truncation_side: str = "right"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.truncation, bool) and self.truncation not in STRATEGIES:
-            raise InputError(f"truncation={self.truncation!r}: give True, False or one of {', '.join(STRATEGIES)}")
-        if self.truncation_side not in ("right", "left"):
-            raise InputError(f"truncation_side={self.truncation_side!r}: give right or left")
+        if not isinstance(self.truncation, bool):
+            check_name("truncation", self.truncation, STRATEGIES, "True, False, ")
+        check_name("truncation_side", self.truncation_side, ("right", "left"))
         if self.max_length is not None:
-            check_count("max_length", self.max_length)
+            object.__setattr__(self, "max_length", check_count("max_length", self.max_length))
 
     def limit(self, context: int) -> int:
         if self.max_length is not None and self.max_length > context:
@@ -144,12 +143,6 @@ class Fit:
         if self.truncation == "only_second" and not isinstance(text, tuple):
             raise InputError("truncation='only_second' needs a pair of texts, and got one")
         return self.truncation if isinstance(self.truncation, str) else "longest_first"
-
-
-def check_count(name: str, value: object, least: int = 1) -> None:
-    """InputError for anything but a whole number of `least` or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}={value!r}: give a whole number of {least} or more")
 
 
 def reopen(kind: type[M], path: str, settings: Settings) -> M:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from torchless.errors import ProviderError
+from torchless.errors import InputError, ProviderError
 
 if TYPE_CHECKING:
     from torchless.bundle import Bundle, Graph
@@ -33,7 +33,7 @@ class Provider:
 
 def choose_provider(asked: str) -> Provider:
     """Raises ProviderError for a name that is unknown, or known but not supported by this version."""
-    if asked not in KNOWN:
+    if not isinstance(asked, str) or asked not in KNOWN:
         raise ProviderError(f"provider={asked!r} is unknown (known: {', '.join(KNOWN)})")
     if asked == "auto":
         return Provider("cpu", "auto: the CPU is the only provider that this version of torchless supports")
@@ -47,6 +47,8 @@ def choose_provider(asked: str) -> Provider:
 
 def choose_graph(bundle: Bundle, provider: Provider, dialect: str | None = None) -> Graph:
     """The first graph of the bundle that suits the provider (and has the dialect, if one is asked for)."""
+    if dialect is not None and not isinstance(dialect, str):
+        raise InputError(f"dialect={dialect!r}: give fused or standard")
     for graph in bundle.manifest.graphs:
         if provider.name in graph.providers and dialect in (None, graph.dialect):
             return graph

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torchless.generation import Token
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torchless.generation import Speculation, Token
 from torchless.stopping import FinishReason, Patience, StopStrings
 from torchless.text import IncrementalDecoder, Tokenizer
 
@@ -38,7 +41,7 @@ class Reply:
         if token.finish_reason:  # the last one: what is left may still hold a stop string
             self._read(None)
         earlier = "stop_string" if self._stop.found else self._patience.ends(self.ids)
-        if token.finish_reason != "stop":
+        if token.finish_reason != "stop" or self._stop.found:
             self.reason = earlier or token.finish_reason or self.reason
         else:
             self.reason = "stop"
@@ -59,3 +62,41 @@ class Reply:
     def _add(self, piece: str) -> None:
         self.text += piece
         self._fresh += piece
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What was added to one prompt (with return_full_text=True, the prompt and what was added).
+
+    finish_reason: "stop" (an end token), "length" (max_new_tokens, or the context), "stop_string", "callback",
+    "deadline" or "cancelled". logprobs and top_logprobs, where asked for: the natural logarithm of each token's
+    probability, and the likeliest tokens in its place, as (id, logprob). speculation: how guesses did, where tokens
+    were guessed.
+    """
+
+    text: str
+    token_ids: list[int] = field(repr=False)
+    finish_reason: FinishReason
+    prompt_tokens: int
+    logprobs: list[float] | None = field(default=None, repr=False)
+    top_logprobs: list[list[tuple[int, float]]] | None = field(default=None, repr=False)
+    speculation: Speculation | None = field(default=None, repr=False, compare=False)
+
+
+class Stream(Iterator[str]):
+    """Pieces of text, as they become certain. Afterwards `result` holds the whole Generation."""
+
+    def __init__(self, pieces: Iterator[str | Generation]) -> None:
+        self._pieces = pieces
+        self.result: Generation | None = None
+
+    def __next__(self) -> str:
+        for piece in self._pieces:
+            if isinstance(piece, str):
+                return piece
+            self.result = piece
+        raise StopIteration
+
+    def close(self) -> None:
+        """Stop generating; `result` stays None."""
+        self._pieces.close()  # type: ignore[attr-defined]

@@ -100,39 +100,72 @@ def keep_typical(logits: Float, typical_p: float, least: int = 1) -> Float:
 
 
 @dataclass(frozen=True)
+class Guess:
+    """A token that another model guessed, drawn from its probabilities float64 [V]; None: it was no draw."""
+
+    token: int
+    probabilities: npt.NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
 class Sampler:
     """Chooses a token from logits [V] after the filters: the likeliest without a generator, else a draw."""
 
     filters: tuple[Filter, ...] = ()
     generator: np.random.Generator | None = None
 
-    def __call__(self, logits: Float, ids: Ids, added: int) -> int:
+    def __call__(self, logits: Float, ids: Ids, added: int, guess: Guess | None = None) -> int:
+        """With a guess that was drawn the choice has the same distribution, and is often the guess."""
+        logits = self.filter(logits, ids, added)
+        if self.generator is None:
+            return int(np.argmax(logits))
+        candidates, probabilities = spread(logits)
+        if guess is not None and guess.probabilities is not None:
+            # Speculative sampling (Leviathan et al., 2023): take it with p / q, else draw from what p has above q.
+            chance = probabilities[candidates == guess.token].sum()  # 0 if it was filtered out
+            if self.generator.random() * guess.probabilities[guess.token] < chance:
+                return guess.token
+            above = np.maximum(probabilities - guess.probabilities[candidates], 0)
+            probabilities = above if above.any() else probabilities  # none: p is q but for rounding
+        return int(candidates[draw(probabilities, self.generator)])
+
+    def filter(self, logits: Float, ids: Ids, added: int) -> Float:
+        """[V] -> [V]. GenerationError for logits that are not numbers, InputError where no token is left."""
         best = int(np.argmax(logits))  # NaN, if there is one
         if not np.isfinite(logits[best]):
             raise GenerationError("the model's logits are not numbers: the bundle is damaged, export it again")
         for keep in self.filters:
             logits = keep(logits, ids, added)
-        if self.filters:
-            best = int(np.argmax(logits))
-            if logits[best] == -np.inf:
-                raise InputError("bad_words_ids, min_new_tokens and the like leave no token to choose")
-        if self.generator is None:
-            return best
-        # A draw by the cumulative sum: one uniform number a token, whatever the vocabulary.
-        candidates = np.flatnonzero(logits > -np.inf)
-        heights = np.cumsum(softmax(logits[candidates].astype(np.float64)))
-        index = int(np.searchsorted(heights, self.generator.random() * heights[-1], side="right"))
-        return int(candidates[min(index, len(candidates) - 1)])
+        if self.filters and logits.max() == -np.inf:
+            raise InputError("bad_words_ids, min_new_tokens and the like leave no token to choose")
+        return logits
 
 
-def make_sampler(config: GenerationConfig, budget: int, sequence: int = 0) -> Sampler:
+def spread(logits: Float) -> tuple[Ids, npt.NDArray[np.float64]]:
+    """[V] -> the N tokens that are possible, and their probabilities [N]."""
+    candidates = np.flatnonzero(logits > -np.inf)
+    return candidates, softmax(logits[candidates].astype(np.float64))  # type: ignore[return-value]
+
+
+def draw(probabilities: npt.NDArray[np.float64], generator: np.random.Generator) -> int:
+    """An index by the cumulative sum: one uniform number, however many there are. The sum need not be 1."""
+    heights = np.cumsum(probabilities)
+    index = int(np.searchsorted(heights, generator.random() * heights[-1], side="right"))
+    return min(index, len(heights) - 1)
+
+
+def make_sampler(
+    config: GenerationConfig, budget: int, sequence: int = 0, constraint: Filter | None = None
+) -> Sampler:
     """The chain of a configuration, and a generator of its own if it draws; each sequence has another one."""
     seed = [config.seed, sequence] if sequence and config.seed is not None else config.seed
     generator = np.random.default_rng(seed) if config.samples else None
-    return Sampler(tuple(make_filters(config, budget)), generator)
+    return Sampler(tuple(make_filters(config, budget, constraint=constraint)), generator)
 
 
-def make_filters(config: GenerationConfig, budget: int, least: int = 1) -> list[Filter]:
+def make_filters(
+    config: GenerationConfig, budget: int, least: int = 1, constraint: Filter | None = None
+) -> list[Filter]:
     """The filters of a configuration, in transformers' order; a setting that changes nothing is left out.
 
     budget: how many tokens may be added; the last of them is forced_eos_token_id's. least: how many tokens a
@@ -163,6 +196,8 @@ def make_filters(config: GenerationConfig, budget: int, least: int = 1) -> list[
     for at, token in ((0, c.forced_bos_token_id), (budget - 1, c.forced_eos_token_id)):
         if token is not None:
             filters.append(_force_at(at, token))
+    if constraint is not None:  # after all that changes a logit, before what leaves a part of them
+        filters.append(constraint)
     if not c.samples:
         return filters
     if c.temperature != 1:

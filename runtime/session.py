@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from torchless.arguments import check_count, check_flag
 from torchless.bundle import EXPORT_AGAIN, Bundle, Graph
 from torchless.errors import BundleError, InputError, ProviderError
 from torchless.external import check_external
@@ -17,6 +18,7 @@ from torchless.provider import Provider
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+MOST_THREADS = 4096
 INSTALL = "onnxruntime is not installed: pip install 'torchless[cpu]' (or 'torchless[gpu]' for CUDA)"
 
 
@@ -60,13 +62,14 @@ def open_session(
     Raises BundleError for a graph that this onnxruntime cannot read, ProviderError for a provider that did not
     take it.
     """
-    whole = isinstance(threads, int) and not isinstance(threads, bool)
-    if threads is not None and not (whole and 0 <= threads <= 4096):
-        raise InputError(f"threads={threads!r}: give a whole number, 0 for one a physical core")
+    check_flag("spin", spin)
+    wanted = 0 if threads is None else check_count("threads", threads, least=0)
+    if wanted > MOST_THREADS:
+        raise InputError(f"threads={threads:,}: give {MOST_THREADS:,} or fewer, 0 for one a physical core")
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors become exceptions, and their lines would stand beside ours
-    options.intra_op_num_threads = threads or default_threads()
+    options.intra_op_num_threads = wanted or default_threads()
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # shapes change with every text, so no plan fits twice
     if not spin:

@@ -37,12 +37,20 @@ def unit(vectors: Any) -> Float:
 
 def check_vectors(name: str, vectors: Any, dimension: int | None = None) -> npt.NDArray[Any]:
     """An array of vectors [N,D], left where it is (it may be a map of a file), or InputError."""
-    array = vectors if isinstance(vectors, np.ndarray) else np.asarray(vectors)
+    array = array_of(name, vectors)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise InputError(f"{name}: expected numbers of shape [N, D], got {array.dtype} {list(array.shape)}")
     if dimension is not None and array.shape[1] != dimension:
         raise InputError(f"{name}: its vectors have {array.shape[1]:,} numbers, the others {dimension:,}")
     return array
+
+
+def array_of(name: str, given: Any) -> npt.NDArray[Any]:
+    """An array as it is, else as numpy reads it, or InputError for lists of unlike things."""
+    try:
+        return given if isinstance(given, np.ndarray) else np.asarray(given)
+    except ValueError:
+        raise InputError(f"{name}: give texts or vectors of one length, not a mixture of them") from None
 
 
 def search(queries: Any, corpus: Any, top_k: int) -> tuple[Float, Indices]:

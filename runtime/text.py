@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from tokenizers import Encoding
 from tokenizers import Tokenizer as FastTokenizer
 
@@ -16,6 +18,7 @@ TOKENIZER = "tokenizer.json"
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what an unfinished UTF-8 sequence decodes to
 
 Text = str | tuple[str, str]
+Prompt = str | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,14 @@ class Tokenizer:
     def encode(self, text: Text, *, special_tokens: bool = True) -> Encoding:
         """A text, or a pair of texts, with the special tokens of the tokenizer's template.
 
-        Raises InputError for anything else, and for text with lone surrogates.
+        Raises InputError for anything else, for text with lone surrogates, and for a pair without a template.
         """
         first, second = check_pair(text) if isinstance(text, tuple) else (check_text(text), None)
+        if second is not None and not self.joins_pairs:
+            raise InputError(
+                "the tokenizer's template has no form for a pair of texts: give one text, or export again with a "
+                "tokenizer that has one"
+            )
         try:
             return self.fast.encode(first, second, add_special_tokens=special_tokens)
         except Exception as error:
@@ -141,16 +149,19 @@ class IncrementalDecoder:
         return text[len(before) :]
 
 
-def check_text(text: object) -> str:
-    """The text itself, or InputError: None, bytes and numbers are mistakes, lone surrogates cannot be encoded."""
+def check_text(text: object, name: str = "") -> str:
+    """The text itself, or InputError: None, bytes and numbers are mistakes, lone surrogates cannot be encoded.
+
+    name: of the argument, where there are several.
+    """
     if not isinstance(text, str):
-        raise InputError(f"expected text, got {type(text).__name__}")
+        raise InputError(f"{name and f'{name}: '}expected text, got {type(text).__name__}")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"the text holds a lone surrogate at character {error.start}: decode the bytes that it came from "
-            "with errors='replace'"
+            f"{name or 'the text'} holds a lone surrogate at character {error.start}: decode the bytes that it "
+            "came from with errors='replace'"
         ) from None
     return text
 
@@ -166,10 +177,27 @@ def check_length(length: int, limit: int, *, advice: str) -> None:
         raise ContextLengthError(f"the text has {length:,} tokens, the model takes {limit:,}: {advice}")
 
 
-def tokenizer_of(path: Path, present: bool) -> Tokenizer:
-    """The bundle's tokenizer, or a TokenizerError that says how a bundle gets one."""
+def tokenizer_of(path: Path, present: bool, *, takes_ids: bool) -> Tokenizer:
+    """The bundle's tokenizer, or a TokenizerError that says how a bundle gets one, or how to do without."""
     if not present:
+        without = "pass token ids, or " if takes_ids else ""
         raise TokenizerError(
-            f"{path.parent} was exported without a tokenizer: pass token ids, or export again with tokenizer="
+            f"{path.parent} was exported without a tokenizer: {without}export again with tokenizer="
         )
     return Tokenizer.read(path)
+
+
+def prompts_of(prompt: Any) -> tuple[list[Prompt], bool]:
+    """A prompt or a list of prompts -> the list, and whether it was a single one."""
+    if isinstance(prompt, str):
+        return [prompt], True
+    if isinstance(prompt, np.ndarray):
+        prompt = prompt.tolist()
+    if isinstance(prompt, list | tuple):
+        if prompt and all(isinstance(item, int | np.integer) and not isinstance(item, bool) for item in prompt):
+            return [list(prompt)], True
+        if all(isinstance(item, str | list | tuple) for item in prompt):
+            return list(prompt), False
+    raise InputError(
+        f"expected a prompt (text or a list of token ids) or a list of prompts, got {type(prompt).__name__}"
+    )

@@ -6,6 +6,8 @@ import functools
 import json
 import os
 import signal
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +54,38 @@ def bpe() -> Tokenizer:
     return Tokenizer.from_str(bpe_json())
 
 
+def pieces(words: Counter[str]) -> list[str]:
+    """The words and all their parts that come of joining the commonest pair again and again, of equals the first.
+
+    The trainer of the tokenizers library does the same, but breaks ties by chance.
+    """
+    split = {word: [word[0], *(f"##{letter}" for letter in word[1:])] for word in sorted(words)}
+    found = sorted({piece for parts in split.values() for piece in parts} | set("".join(words)))
+    while pairs := Counter({pair: 0 for parts in split.values() for pair in pairwise(parts)}):
+        for word, parts in split.items():
+            for pair in pairwise(parts):
+                pairs[pair] += words[word]
+        left, right = max(pairs, key=pairs.__getitem__)
+        found.append(left + right.removeprefix("##"))
+        for parts in split.values():
+            for i in range(len(parts) - 2, -1, -1):
+                if parts[i : i + 2] == [left, right]:
+                    parts[i : i + 2] = [found[-1]]
+    return found
+
+
 @functools.cache
 def wordpiece_json() -> str:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
+    normal = [tokenizer.normalizer.normalize_str(sentence) for sentence in SENTENCES]
+    words = Counter(word for text in normal for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    vocabulary = {token: i for i, token in enumerate([*special, *pieces(words)])}
+    tokenizer.model = models.WordPiece(vocabulary, unk_token="[UNK]")
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",

@@ -14,6 +14,7 @@ import argparse
 import csv
 import hashlib
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -31,12 +32,14 @@ from finetune import (
     encode,
     is_gpt,
     learn,
+    longest,
     open_classifier,
 )
 from transformers import PreTrainedModel
 
 import torchless
 from torchless.bundle import read_bundle
+from torchless.errors import TorchlessError
 from torchless.export import export
 from torchless.quantize import quantize
 
@@ -50,20 +53,36 @@ def read_rows(path: Path, text: str, pair: str, label: str) -> list[Row]:
     """(text or pair, label) of every row. Exits with a sentence for a file that has no such columns."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream)) if path.suffix == ".csv" else [json.loads(row) for row in stream]
-    except (OSError, ValueError) as error:
+            if path.suffix.lower() == ".csv":
+                rows: list[object] = list(csv.DictReader(stream))
+            else:
+                rows = [json.loads(line) for line in stream if line.strip()]
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         sys.exit(f"{path} cannot be read: {error}")
-    found: list[Row] = []
-    for number, row in enumerate(rows, 1):
-        if missing := [name for name in (text, label) if row.get(name) in (None, "")]:
-            sys.exit(
-                f"{path}: row {number} has no {' and no '.join(missing)}: name the columns with --text, --label"
-            )
-        second = row.get(pair)
-        found.append(((row[text], second) if second else row[text], str(row[label])))
-    if not found:
+    if not rows:
         sys.exit(f"{path} holds no rows")
-    return found
+    return [read_row(f"{path}: row {number}", row, text, pair, label) for number, row in enumerate(rows, 1)]
+
+
+def read_row(place: str, row: object, text: str, pair: str, label: str) -> Row:
+    """A row's text, or pair, and its label, which may be a whole number. Exits for what is something else."""
+    if not isinstance(row, dict):
+        sys.exit(f"{place} is a {type(row).__name__}, not an object with {text} and {label}")
+    if missing := [name for name in (text, label) if row.get(name) in (None, "")]:
+        sys.exit(f"{place} has no {' and no '.join(missing)}: name the columns with --text, --label")
+    second = row.get(pair) or None
+    for name, value in {text: row[text], pair: second, label: row[label]}.items():
+        number = name == label and type(value) is int
+        if value is not None and not isinstance(value, str) and not number:
+            sys.exit(f"{place}: {name} is a {type(value).__name__}, expected text")
+        if any("\ud800" <= character <= "\udfff" for character in str(value)):
+            sys.exit(f"{place}: {name} holds half a character (a lone surrogate): mend the file")
+    return (row[text] if second is None else (row[text], second)), str(row[label])
+
+
+def in_order(labels: set[str]) -> list[str]:
+    """Numbers by size, others by the alphabet."""
+    return sorted(labels, key=int if all(label.isdecimal() for label in labels) else str)
 
 
 def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
@@ -78,7 +97,7 @@ def split(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
 def fine_tune(args: argparse.Namespace, rows: Sequence[Row], labels: Sequence[str]) -> Path:
     """Train, and write the checkpoint; its folder."""
     model, tokenizer = open_classifier(args.base, labels)
-    limit = min(args.max_length or 10**9, model.config.max_position_embeddings)
+    limit = min(args.max_length or 10**9, longest(model.config))
     encodings = encode(tokenizer, [text for text, _ in rows], limit)
     targets = torch.tensor([labels.index(label) for _, label in rows])
     dtype = getattr(torch, args.dtype)
@@ -92,8 +111,7 @@ def fine_tune(args: argparse.Namespace, rows: Sequence[Row], labels: Sequence[st
     def judge() -> float:
         return float(np.mean([loss_of(shown[i : i + 16]).item() for i in range(0, len(shown), 16)]))
 
-    learning = hashlib.sha256(repr([rows, str(args.base), args.epochs, args.lr, args.seed]).encode()).hexdigest()
-    state = args.out / f"training-{learning[:8]}.state"  # other texts or settings are another run
+    state = args.out / f"training-{run_name(args, rows)}.state"
     learn(
         model, [encoding.ids for encoding in encodings], loss_of, judge, state=state,
         epochs=args.epochs, lr=args.lr, minutes=args.minutes, seed=args.seed,
@@ -101,6 +119,12 @@ def fine_tune(args: argparse.Namespace, rows: Sequence[Row], labels: Sequence[st
     write_checkpoint(model, tokenizer, tokenizer_settings(model, args.base, limit), args.out / "checkpoint")
     state.unlink()
     return args.out / "checkpoint"
+
+
+def run_name(args: argparse.Namespace, rows: Sequence[Row]) -> str:
+    """Other texts or settings are another run, which must not go on from this one's state."""
+    settings = [str(args.base), args.epochs, args.lr, args.seed, args.max_length, args.dtype]
+    return hashlib.sha256(repr([rows, *settings]).encode()).hexdigest()[:8]
 
 
 def tokenizer_settings(model: PreTrainedModel, base: Path, limit: int) -> dict:
@@ -117,8 +141,8 @@ def tokenizer_settings(model: PreTrainedModel, base: Path, limit: int) -> dict:
 def measure(bundle: Path, rows: Sequence[Row], max_length: int | None) -> tuple[list[str], str]:
     """The labels that a bundle gives, and a line of figures."""
     with torchless.load(bundle) as model:
-        texts = [text for text, _ in rows]
-        found = [one.label for one in model(texts, truncation=True, max_length=max_length)]
+        texts, limit = [text for text, _ in rows], min(max_length or 10**9, model.context_length)
+        found = [one.label for one in model(texts, truncation=True, max_length=limit)]
     pairs = Counter(zip(found, [label for _, label in rows], strict=True))
     right = sum(count for (guess, label), count in pairs.items() if guess == label)
     scores = []
@@ -128,6 +152,24 @@ def measure(bundle: Path, rows: Sequence[Row], max_length: int | None) -> tuple[
         scores.append(2 * hit / max(1, 2 * hit + wrong))
     size = read_bundle(bundle).size / 1e6
     return found, f"{size:6.1f} MB  accuracy {right / len(rows):.2%}  macro F1 {np.mean(scores):.2%}"
+
+
+def whole(text: str) -> int:
+    """argparse's type of a count."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of 1 or more")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """argparse's type of a rate or a time."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
+    return number
 
 
 def main() -> None:
@@ -141,19 +183,19 @@ def main() -> None:
     parser.add_argument("--text", default="text", help="column of the text")
     parser.add_argument("--pair", default="text_pair", help="column of a second text, where there is one")
     parser.add_argument("--label", default="label", help="column of the label")
-    parser.add_argument("--max-length", type=int, help="tokens of a text that are read (default: the context)")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--minutes", type=float, help="end the training after this long")
-    parser.add_argument("--lr", type=float, default=2.5e-4)
+    parser.add_argument("--max-length", type=whole, help="tokens of a text that are read (default: the context)")
+    parser.add_argument("--epochs", type=whole, default=3)
+    parser.add_argument("--minutes", type=above_zero, help="end the training after this long")
+    parser.add_argument("--lr", type=above_zero, default=2.5e-4)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=whole, default=2)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
     rows = read_rows(args.data, args.text, args.pair, args.label)
     rows, held = (rows, read_rows(args.test, args.text, args.pair, args.label)) if args.test else split(rows)
-    labels = sorted({label for _, label in rows})
+    labels = in_order({label for _, label in rows})
     if len(labels) < 2:
         sys.exit(f"{args.data} has only the label {', '.join(labels)}: two are needed to tell apart")
     if not held or (strange := {label for _, label in held} - set(labels)):
@@ -171,4 +213,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except TorchlessError as error:
+        sys.exit(str(error))

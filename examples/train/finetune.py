@@ -18,21 +18,62 @@ from loop import Plan, Run, make_optimizer, train
 from tokenizers import Encoding, Tokenizer, processors
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForSequenceClassification, GPT2DoubleHeadsModel, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    GPT2DoubleHeadsModel,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from torchless.export.families import FAMILIES
 
 START, DELIMITER, EXTRACT = "<start>", "<delimiter>", "<extract>"
 AUXILIARY = 0.5  # lambda of the paper's equation 5
 BUDGET = 4096  # tokens in a batch
 
+# model_types that learn here; GPT-1 has neither GPT-2's end token nor, mostly, a tokenizer.json.
+LEARNERS = [name for name in FAMILIES if name != "openai-gpt"]
+AFTER_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
+
 Text = str | tuple[str, str]
 
 
+def read_base(base: Path) -> PretrainedConfig:
+    """The config of a checkpoint that can be taught here. Exits with a sentence for anything else."""
+    for name in ("config.json", "tokenizer.json"):
+        if not (base / name).is_file():
+            sys.exit(f"{base} holds no {name}: give the folder of a checkpoint")
+    try:
+        config = AutoConfig.from_pretrained(base)
+    except Exception as error:  # whatever is wrong with it
+        sys.exit(f"{base}: its config.json cannot be used ({_first_line(error)})")
+    if config.model_type not in LEARNERS:
+        sys.exit(f"{base} is a {config.model_type}: these scripts teach {', '.join(LEARNERS)}")
+    return config
+
+
+def longest(config: PretrainedConfig) -> int:
+    """Tokens of a text: all positions, but for those that RoBERTa and its kin count from behind the padding's."""
+    before = (config.pad_token_id or 0) + 1 if config.model_type in AFTER_PADDING else 0
+    return config.max_position_embeddings - before
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def open_base(base: Path, kind: type, **config: object) -> tuple[PreTrainedModel, Tokenizer]:
-    """A pre-trained model with a fresh head, and its tokenizer; a GPT's vocabulary grows by the three tokens."""
-    if not (base / "tokenizer.json").is_file():
-        sys.exit(f"{base} holds no tokenizer.json: give the folder of a checkpoint")
-    tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
-    model = kind.from_pretrained(base, dtype=torch.float32, **config)
+    """A pre-trained model with a fresh head, and its tokenizer; a GPT's vocabulary grows by the three tokens.
+
+    Exits with a sentence for a folder that holds none.
+    """
+    read_base(base)
+    try:
+        tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+        model = kind.from_pretrained(base, dtype=torch.float32, **config)
+    except Exception as error:  # each library has its own
+        sys.exit(f"{base} cannot be opened ({_first_line(error)}): give the folder of a checkpoint")
     if is_gpt(model):
         transform_inputs(tokenizer)
         model.resize_token_embeddings(tokenizer.get_vocab_size(), mean_resizing=False)
@@ -55,7 +96,10 @@ def transform_inputs(tokenizer: Tokenizer) -> None:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[Text], limit: int) -> list[Encoding]:
-    """Texts, or pairs, as the tokenizer's template has them, cut to `limit` tokens."""
+    """Texts, or pairs, as the tokenizer's template has them, cut to `limit` tokens. Exits if none fits."""
+    template = tokenizer.num_special_tokens_to_add(any(isinstance(text, tuple) for text in texts))
+    if limit <= template:
+        sys.exit(f"{limit} tokens leave none for a text beside the {template} of the template: give more")
     tokenizer.enable_truncation(limit)
     encodings = tokenizer.encode_batch(list(texts))
     tokenizer.no_truncation()
@@ -114,7 +158,7 @@ def learn(
 def open_classifier(base: Path, labels: Sequence[str]) -> tuple[PreTrainedModel, Tokenizer]:
     """A pre-trained GPT or BERT with a fresh classifier of these labels."""
     names = dict(enumerate(labels))
-    architecture = (AutoConfig.from_pretrained(base).architectures or ["(none)"])[0]
+    architecture = (read_base(base).architectures or ["(none)"])[0]
     print(f"fine-tuning {architecture} from {base}", flush=True)
     return open_base(
         base, AutoModelForSequenceClassification, id2label=names, label2id={n: i for i, n in names.items()},

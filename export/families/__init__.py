@@ -43,3 +43,4 @@ class Facts:
     vocab_size: int
     cache: CacheLayout | None = None
     labels: int | None = None  # columns of a classifier
+    segments: int | None = None  # kinds of segments, of an encoder that reads them

@@ -5,11 +5,13 @@ Letters as in parts.py, W width of the embeddings. The names of weights are the 
 
 from __future__ import annotations
 
+from functools import partial
+
 from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
-from torchless.export.encoder import BlockNames, EncoderConfig, block, embeddings, named_as_body
+from torchless.export.encoder import BlockNames, EncoderConfig, block, embeddings, named_as_body, write_encoder
 from torchless.export.families import Facts
 from torchless.export.heads import (
     EncoderInputs,
@@ -19,7 +21,6 @@ from torchless.export.heads import (
     masked_words,
     span_scores,
     token_scores,
-    write_head,
 )
 from torchless.export.parts import linear, settle
 from torchless.export.weights import Weights
@@ -54,10 +55,8 @@ def build(b: Builder, config: Config, weights: Weights, head: Head, pooling: Poo
         )
     w = named_as_body(weights, "albert", HEADS, head)
     w.forgive(r"sop_classifier\..*")  # the order of sentences, which no class of transformers answers alone
-    inputs = EncoderInputs.declare(b, segments=True)
-    x = albert(b, c, w, inputs, groups, blocks)  # [B,S,D]
-    labels = write_head(b, c, w, x, inputs.mask, head, pooling, c.hidden_size)
-    return Facts(c.max_position_embeddings, c.vocab_size, labels=labels)
+    shared = partial(albert, groups=groups, blocks=blocks)
+    return write_encoder(b, c, w, shared, head, pooling, segments=True)
 
 
 def albert(b: Builder, c: EncoderConfig, w: Weights, inputs: EncoderInputs, groups: int, blocks: int) -> Value:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torchless.bundle import Pooling
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
-from torchless.export.encoder import BlockNames, EncoderConfig, block, embeddings, named_as_body
+from torchless.export.encoder import BlockNames, EncoderConfig, block, embeddings, named_as_body, write_encoder
 from torchless.export.families import Facts
 from torchless.export.heads import (
     EncoderInputs,
@@ -18,7 +18,6 @@ from torchless.export.heads import (
     masked_words,
     span_scores,
     token_scores,
-    write_head,
 )
 from torchless.export.weights import Weights
 
@@ -29,10 +28,7 @@ def build(b: Builder, config: Config, weights: Weights, head: Head, pooling: Poo
     """Write the graph of docs/graph.md's encoder contract, with this head."""
     c = EncoderConfig.read(config, BASE)
     w = named_as_body(weights, "bert", HEADS, head)
-    inputs = EncoderInputs.declare(b, segments=True)
-    x = bert(b, c, w, inputs)  # [B,S,D]
-    labels = write_head(b, c, w, x, inputs.mask, head, pooling, c.hidden_size)
-    return Facts(c.max_position_embeddings, c.vocab_size, labels=labels)
+    return write_encoder(b, c, w, bert, head, pooling, segments=True)
 
 
 def bert(b: Builder, c: EncoderConfig, w: Weights, inputs: EncoderInputs) -> Value:

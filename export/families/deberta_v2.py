@@ -17,7 +17,7 @@ from torchless.errors import ExportError
 from torchless.export.attention import distances
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
-from torchless.export.encoder import BlockNames, EncoderConfig, block, named_as_body
+from torchless.export.encoder import BlockNames, EncoderConfig, block, named_as_body, write_encoder
 from torchless.export.families import Facts, bert
 from torchless.export.heads import (
     EncoderInputs,
@@ -28,7 +28,6 @@ from torchless.export.heads import (
     first_token_scores,
     span_scores,
     token_scores,
-    write_head,
 )
 from torchless.export.parts import Biased, activate, add, embed, linear, norm, project, settle
 from torchless.export.weights import Float, Weights
@@ -116,10 +115,7 @@ def build(b: Builder, config: Config, weights: Weights, head: Head, pooling: Poo
     w.forgive(r"mask_predictions\..*")  # pretraining's
     if not c.position_biased_input:
         w.forgive(r"embeddings\.position_embeddings\.weight")  # v3 has them for pretraining alone
-    inputs = EncoderInputs.declare(b, segments=c.type_vocab_size > 0)
-    x = deberta(b, c, w, inputs)  # [B,S,D]
-    labels = write_head(b, c, w, x, inputs.mask, head, pooling, c.hidden_size)
-    return Facts(c.max_position_embeddings, c.vocab_size, labels=labels)
+    return write_encoder(b, c, w, deberta, head, pooling, segments=c.type_vocab_size > 0)
 
 
 def deberta(b: Builder, c: DebertaConfig, w: Weights, inputs: EncoderInputs) -> Value:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from torchless.bundle import Pooling
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
-from torchless.export.encoder import BlockNames, EncoderConfig, block, embeddings, named_as_body
+from torchless.export.encoder import BlockNames, EncoderConfig, block, embeddings, named_as_body, write_encoder
 from torchless.export.families import Facts
 from torchless.export.heads import (
     EncoderInputs,
@@ -20,7 +20,6 @@ from torchless.export.heads import (
     masked_words,
     span_scores,
     token_scores,
-    write_head,
 )
 from torchless.export.weights import Weights
 
@@ -45,10 +44,7 @@ def build(b: Builder, config: Config, weights: Weights, head: Head, pooling: Poo
     c = EncoderConfig.read(config.renamed(SECOND_NAMES), BASE, NAMES)
     c = replace(c, eps=1e-12, type_vocab_size=0)  # whatever config.json says: transformers does not ask it
     w = named_as_body(weights, "distilbert", HEADS, head)
-    inputs = EncoderInputs.declare(b, segments=False)
-    x = distilbert(b, c, w, inputs)  # [B,S,D]
-    labels = write_head(b, c, w, x, inputs.mask, head, pooling, c.hidden_size)
-    return Facts(c.max_position_embeddings, c.vocab_size, labels=labels)
+    return write_encoder(b, c, w, distilbert, head, pooling, segments=False)
 
 
 def distilbert(b: Builder, c: EncoderConfig, w: Weights, inputs: EncoderInputs) -> Value:

@@ -10,7 +10,7 @@ import numpy as np
 from torchless.bundle import Pooling
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
-from torchless.export.encoder import BlockNames, EncoderConfig, block, embeddings, named_as_body
+from torchless.export.encoder import BlockNames, EncoderConfig, block, embeddings, named_as_body, write_encoder
 from torchless.export.families import Facts
 from torchless.export.heads import (
     EncoderInputs,
@@ -22,7 +22,6 @@ from torchless.export.heads import (
     masked_words,
     span_scores,
     token_scores,
-    write_head,
 )
 from torchless.export.parts import Biased, linear, settle
 from torchless.export.weights import Weights
@@ -40,10 +39,7 @@ def build(b: Builder, config: Config, weights: Weights, head: Head, pooling: Poo
         config.refuse("summary_activation", "gelu")
         config.refuse("summary_proj_to_labels", False)
     w = named_as_body(weights, "electra", HEADS, head)
-    inputs = EncoderInputs.declare(b, segments=True)
-    x = electra(b, c, w, inputs)  # [B,S,D]
-    labels = write_head(b, c, w, x, inputs.mask, head, pooling, c.hidden_size)
-    return Facts(c.max_position_embeddings, c.vocab_size, labels=labels)
+    return write_encoder(b, c, w, electra, head, pooling, segments=True)
 
 
 def electra(b: Builder, c: EncoderConfig, w: Weights, inputs: EncoderInputs) -> Value:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -64,25 +65,14 @@ class GPT2Config:
         c = c.renamed(SECOND_NAMES)
         c.refuse("add_cross_attention", False)
         c.refuse("is_encoder_decoder", False)
-        c.refuse("pruned_heads", {})
-        c.refuse("quantization_config")
-        width = c.whole("n_embd", 768)
-        if width % (heads := c.whole("n_head", 12)):
-            raise ExportError(f"config.json: n_embd={width} is not a multiple of n_head={heads}")
+        shared = shared_fields(c, vocab_size=50257, n_positions=1024)
         return cls(
-            vocab_size=c.whole("vocab_size", 50257),
-            n_positions=c.whole("n_positions", 1024),
-            n_embd=width,
-            n_layer=c.whole("n_layer", 12),
-            n_head=heads,
-            n_inner=c.whole("n_inner", 4 * width),
+            **shared,
+            n_inner=c.whole("n_inner", 4 * shared["n_embd"]),
             activation_function=c.text("activation_function", "gelu_new"),
-            eps=c.number("layer_norm_epsilon", 1e-5),
-            tied=c.flag("tie_word_embeddings", True),
             scale_by_size=c.flag("scale_attn_weights", True),
             scale_by_layer=c.flag("scale_attn_by_inverse_layer_idx", False),
             bias=c.flag("bias", True),
-            summary_activation=c.text("summary_activation", "") or "linear",
         )
 
     @property
@@ -92,6 +82,25 @@ class GPT2Config:
     def scale(self, layer: int) -> float:
         by_size = self.head_size**-0.5 if self.scale_by_size else 1.0
         return by_size / (layer + 1) if self.scale_by_layer else by_size
+
+
+def shared_fields(c: Config, *, vocab_size: int, n_positions: int) -> dict[str, Any]:
+    """The fields of GPT2Config that GPT-1 has, too; its defaults differ in these two. Raises ExportError."""
+    c.refuse("pruned_heads", {})
+    c.refuse("quantization_config")
+    width, heads = c.whole("n_embd", 768), c.whole("n_head", 12)
+    if width % heads:
+        raise ExportError(f"config.json: n_embd={width} is not a multiple of n_head={heads}")
+    return {
+        "vocab_size": c.whole("vocab_size", vocab_size),
+        "n_positions": c.whole("n_positions", n_positions),
+        "n_embd": width,
+        "n_layer": c.whole("n_layer", 12),
+        "n_head": heads,
+        "eps": c.number("layer_norm_epsilon", 1e-5),
+        "tied": c.flag("tie_word_embeddings", True),
+        "summary_activation": c.text("summary_activation", "") or "linear",
+    }
 
 
 Body = Callable[[Builder, GPT2Config, Weights, DecoderInputs], Value]  # hidden states of the rows asked for

@@ -6,6 +6,7 @@ Letters as in parts.py; C the longest text. The names of weights are the checkpo
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from torchless.export.encoder import (
     embeddings,
     named_as_body,
     positions_after_padding,
+    write_encoder,
 )
 from torchless.export.families import Facts
 from torchless.export.heads import (
@@ -31,7 +33,6 @@ from torchless.export.heads import (
     masked_words,
     span_scores,
     token_scores,
-    write_head,
 )
 from torchless.export.weights import Float, Weights
 
@@ -54,16 +55,16 @@ def build(b: Builder, config: Config, weights: Weights, head: Head, pooling: Poo
     context_length = config.whole("max_position_embeddings", 512, least=PADDING + 2) - PADDING - 1
     rows = config.whole("relative_attention_num_buckets", BUCKETS, least=BUCKETS)
     w = named_as_body(weights, "mpnet", HEADS, head)
-    inputs = EncoderInputs.declare(b, segments=False)
     table = w.under("encoder").shaped("relative_attention_bias.weight", rows, c.num_attention_heads)
+    biased = partial(mpnet, table=table, context_length=context_length)
+    return write_encoder(b, c, w, biased, head, pooling, segments=False, context_length=context_length)
+
+
+def mpnet(
+    b: Builder, c: EncoderConfig, w: Weights, inputs: EncoderInputs, table: Float, context_length: int
+) -> Value:
+    """-> hidden states [B,S,D]. table [rows,H]: what each bucket of distances adds for each head."""
     bias = bias_by_distance(b, table, inputs.ids, context_length)
-    x = mpnet(b, c, w, inputs, bias)  # [B,S,D]
-    labels = write_head(b, c, w, x, inputs.mask, head, pooling, c.hidden_size)
-    return Facts(context_length, c.vocab_size, labels=labels)
-
-
-def mpnet(b: Builder, c: EncoderConfig, w: Weights, inputs: EncoderInputs, bias: Value) -> Value:
-    """-> hidden states [B,S,D]."""
     positions = positions_after_padding(b, inputs.ids, PADDING)
     x = embeddings(b, c, w.under("embeddings"), inputs, positions)
     for i in range(c.num_hidden_layers):

@@ -21,6 +21,7 @@ from torchless.export.families.gpt2 import (
     embeddings,
     feed_forward,
     layer_norm,
+    shared_fields,
     write_decoder,
 )
 from torchless.export.heads import Head
@@ -37,27 +38,16 @@ EMBEDDING = "tokens_embed.weight"
 def read_config(c: Config) -> GPT2Config:
     """GPT-1's config in the terms of GPT-2's, which added options and renamed a field."""
     c = c.renamed(SECOND_NAMES)
-    c.refuse("pruned_heads", {})
-    c.refuse("quantization_config")
-    width, heads, activation = c.whole("n_embd", 768), c.whole("n_head", 12), c.text("afn", "gelu")
-    if width % heads:
-        raise ExportError(f"config.json: n_embd={width} is not a multiple of n_head={heads}")
+    shared, activation = shared_fields(c, vocab_size=40478, n_positions=512), c.text("afn", "gelu")
     if activation not in ACTIVATIONS:
         raise ExportError(f"config.json: afn={activation!r} is not supported (supported: {', '.join(ACTIVATIONS)})")
     return GPT2Config(
-        vocab_size=c.whole("vocab_size", 40478),
-        n_positions=c.whole("n_positions", 512),
-        n_embd=width,
-        n_layer=c.whole("n_layer", 12),
-        n_head=heads,
-        n_inner=4 * width,
+        **shared,
+        n_inner=4 * shared["n_embd"],
         activation_function=ACTIVATIONS[activation],
-        eps=c.number("layer_norm_epsilon", 1e-5),
-        tied=c.flag("tie_word_embeddings", True),
         scale_by_size=True,
         scale_by_layer=False,
         bias=True,
-        summary_activation=c.text("summary_activation", "") or "linear",
         embedding=EMBEDDING,
     )
 

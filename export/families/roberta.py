@@ -5,6 +5,8 @@ Letters as in parts.py. The names of weights are the checkpoint's own.
 
 from __future__ import annotations
 
+from functools import partial
+
 from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.builder import Builder, Value
@@ -16,6 +18,7 @@ from torchless.export.encoder import (
     embeddings,
     named_as_body,
     positions_after_padding,
+    write_encoder,
 )
 from torchless.export.families import Facts
 from torchless.export.heads import (
@@ -26,7 +29,6 @@ from torchless.export.heads import (
     masked_words,
     span_scores,
     token_scores,
-    write_head,
 )
 from torchless.export.weights import Weights
 
@@ -44,10 +46,10 @@ def build(b: Builder, config: Config, weights: Weights, head: Head, pooling: Poo
             f"pad_token_id={padding}"
         )
     w = named_as_body(weights, "roberta", HEADS, head)
-    inputs = EncoderInputs.declare(b, segments=c.type_vocab_size > 1)
-    x = roberta(b, c, w, inputs, padding)  # [B,S,D]
-    labels = write_head(b, c, w, x, inputs.mask, head, pooling, c.hidden_size)
-    return Facts(context_length, c.vocab_size, labels=labels)
+    return write_encoder(
+        b, c, w, partial(roberta, padding=padding), head, pooling,
+        segments=c.type_vocab_size > 1, context_length=context_length,
+    )  # fmt: skip
 
 
 def roberta(b: Builder, c: EncoderConfig, w: Weights, inputs: EncoderInputs, padding: int) -> Value:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.errors import ExportError
+from torchless.export.sources.chat_template import read_chat_template
 from torchless.export.sources.source import (
     CONFIG,
     GENERATION,
@@ -23,7 +24,7 @@ from torchless.export.sources.source import (
     Source,
     read_json,
 )
-from torchless.export.sources.tokenizer import read_tokenizer
+from torchless.export.sources.tokenizer import gives_token_types, read_tokenizer
 from torchless.export.sources.torch_file import load, state_of
 from torchless.export.weights import Read, Weights
 
@@ -41,8 +42,10 @@ def from_folder(folder: Path, tokenizer: object) -> Source:
             files[name] = (folder / name).read_bytes()
     settings = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     files[TOKENIZER] = read_tokenizer(folder if tokenizer is None else tokenizer, config.get("model_type"))
+    files |= read_chat_template(tokenizer) or read_chat_template(folder)
     weights = Weights(_tensors(folder), str(folder))
-    return Source(config, weights, str(folder), files, folder=folder, tokenizer_config=settings)
+    types = gives_token_types(folder if tokenizer is None else tokenizer)
+    return Source(config, weights, str(folder), files, folder, tokenizer_config=settings, token_types=types)
 
 
 def _tensors(folder: Path) -> dict[str, Read]:

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 from torchless.errors import ExportError
+from torchless.export.sources.chat_template import read_chat_template
 from torchless.export.sources.source import CONFIG, GENERATION, TOKENIZER, Source
-from torchless.export.sources.tokenizer import read_tokenizer
+from torchless.export.sources.tokenizer import gives_token_types, read_tokenizer
 from torchless.export.sources.torch_file import readers
 from torchless.export.weights import Weights
 
@@ -28,4 +29,6 @@ def from_module(module: Any, tokenizer: object) -> Source:
         files[GENERATION] = generation.to_json_string(use_diff=True).encode()
     if tokenizer is not None:
         files[TOKENIZER] = read_tokenizer(tokenizer, config.get("model_type"))
-    return Source(config, Weights(readers(module.state_dict()), name), name, files, module=module)
+        files |= read_chat_template(tokenizer)
+    weights = Weights(readers(module.state_dict()), name)
+    return Source(config, weights, name, files, module=module, token_types=gives_token_types(tokenizer))

@@ -27,6 +27,7 @@ class Source:
     folder: Path | None = None  # in Hugging Face layout
     module: Any = None  # the live torch module, where there is one
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
+    token_types: bool | None = None  # whether its tokenizer hands them to the model; None: it does not say
 
     @property
     def architectures(self) -> list[str]:

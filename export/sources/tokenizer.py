@@ -11,9 +11,11 @@ from tokenizers import Tokenizer as FastTokenizer
 from torchless.errors import ExportError
 from torchless.export.sources.characters import META, read_characters
 from torchless.export.sources.ranks import is_tiktoken, tokenizer_of_ranks
-from torchless.export.sources.source import TOKENIZER
+from torchless.export.sources.source import TOKENIZER, TOKENIZER_CONFIG, read_json
 from torchless.export.sources.vocabulary import MERGED, WORDS, read_vocabulary
 
+# Classes of transformers that belong to no family, and hand over token_type_ids only where they are told to.
+PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
 SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model")
 
 
@@ -37,6 +39,25 @@ def read_tokenizer(given: object, model_type: object = None) -> bytes:
     return _content(fast)
 
 
+def gives_token_types(given: object) -> bool | None:
+    """Whether transformers hands this tokenizer's token_type_ids to the model; None where nothing says so.
+
+    given: as for read_tokenizer; of files, tokenizer_config.json beside them decides. Raises ExportError.
+    """
+    if isinstance(given, str | os.PathLike):
+        path = Path(given)
+        where = (path if path.is_dir() else path.parent) / TOKENIZER_CONFIG
+        settings = read_json(where) if where.is_file() else {}
+        names = settings.get("model_input_names")
+        if names is None:
+            return False if settings.get("tokenizer_class") in PLAIN else None
+    else:
+        where, names = Path(type(given).__name__), getattr(given, "model_input_names", None)
+    if names is not None and not isinstance(names, list):
+        raise ExportError(f"{where}: model_input_names is {names!r}, expected a list")
+    return None if names is None else "token_type_ids" in names
+
+
 def brings_tokenizer(folder: Path) -> bool:
     """Whether the folder holds anything that read_tokenizer takes."""
     names = (TOKENIZER, META, WORDS, *(name for pair in MERGED for name in pair))
@@ -51,6 +72,11 @@ def _from_path(path: Path, model_type: object) -> bytes:
         return _content(read_characters(path))
     if name in SENTENCEPIECE and path.is_file():
         raise _not_converted(path)
+    if name and not path.is_file():
+        raise ExportError(
+            f"the tokenizer {path} is missing: give a tokenizer.json, vocab.txt, vocab.json with its merges.txt, "
+            "nanoGPT's meta.pkl, or the folder of one of them"
+        )
     if name or (folder / TOKENIZER).is_file():
         return _tokenizer_json(path if name else folder / TOKENIZER)
     if (folder / META).is_file():

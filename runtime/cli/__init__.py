@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from torchless.cli import doctor, export, inspect, quantize, run, verify
+from torchless.cli.telling import tell
 from torchless.errors import TorchlessError
 from torchless.version import __version__
 
@@ -58,10 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("torchless: standard output is closed", file=sys.stderr)
         return 1
     try:
-        args.act(args)
+        code = args.act(args)
         sys.stdout.flush()
+        return code or 0
     except TorchlessError as error:
-        print(f"torchless: {error}", file=sys.stderr)
+        tell(error)
         return 1
     except KeyboardInterrupt:
         print("\ntorchless: interrupted", file=sys.stderr)
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()  # the reader has gone (`| head`): nothing is left to say
     except OSError as error:  # such as a full disk
         _drop_output()
-        print(f"torchless: {error}", file=sys.stderr)
+        tell(error)
         return 1
     return 0
 

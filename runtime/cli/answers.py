@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,10 @@ def print_json(task: str, item: Item, answer: Any) -> None:
     """The item's fields and its answer's."""
     if dataclasses.is_dataclass(answer) and not isinstance(answer, type):
         fields = dataclasses.asdict(answer)
+        for name in ("perplexity", "bits_per_byte"):  # of a Score, which computes them; JSON has no NaN
+            if hasattr(answer, name):
+                value = getattr(answer, name)
+                fields[name] = None if math.isnan(value) else value
     else:
         plain = answer.tolist() if hasattr(answer, "tolist") else answer
         fields = {FORMS[task].answers: json.loads(json.dumps(plain, default=dataclasses.asdict))}
@@ -34,6 +39,10 @@ def _rows(item: Item, answer: Any, ranked: bool) -> Iterator[tuple[str, ...]]:
         yield (json.dumps(answer.tolist()),)
     elif hasattr(answer, "finish_reason"):
         yield (answer.text,)
+    elif hasattr(answer, "perplexity"):
+        for (start, end), logprob in zip(answer.offsets, answer.logprobs, strict=True):
+            yield f"{logprob:.4f}", json.dumps(item["text"][start:end], ensure_ascii=False)
+        yield f"{answer.perplexity:.4f}", "perplexity"
     elif hasattr(answer, "scores") and hasattr(answer, "label"):
         scores = answer.scores if ranked else {answer.label: answer.score}
         yield from ((label, f"{score:.4f}") for label, score in scores.items())

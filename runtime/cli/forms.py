@@ -7,22 +7,40 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from torchless.errors import TorchlessError
+
 Item = dict[str, Any]  # the fields of one question to the model, as a line of JSON has them
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and where it was read; `error` says why it cannot be asked."""
+
+    item: Item
+    place: str = ""
+    error: TorchlessError | None = None
+
+
 Ask = Callable[[Any, Sequence[Item], dict[str, Any]], list[Any]]
 
 LISTS = ("passages", "choices")  # fields that several texts fill together
+CHOOSE, SCORE = "choose", "score"  # what else a GPT does with a text
 FIT = ("batch_size", "truncation", "max_length", "truncation_side")
 
 
 @dataclass(frozen=True)
 class Form:
-    """A task's fields and options; `answers` names its answer in JSON where that is a list."""
+    """A task's fields and options; `answers` names its answer in JSON where that is a list.
+
+    whole: a file is one text, where it is not read by --lines.
+    """
 
     fields: tuple[str, ...]
     options: tuple[str, ...]
     ask: Ask
     optional: tuple[str, ...] = ()
     answers: str = ""
+    whole: bool = False
 
 
 def ask_prompts(model: Any, items: Sequence[Item], settings: dict[str, Any]) -> list[Any]:
@@ -63,17 +81,32 @@ def ask_each(model: Any, items: Sequence[Item], settings: dict[str, Any]) -> lis
     return [model(**{n: v for n, v in item.items() if n != "id"}, **settings) for item in items]
 
 
+def ask_choose(model: Any, items: Sequence[Item], settings: dict[str, Any]) -> list[Any]:
+    """A choice by likelihood for each item."""
+    return [model.choose(item["context"], item["choices"], **settings) for item in items]
+
+
+def ask_score(model: Any, items: Sequence[Item], settings: dict[str, Any]) -> list[Any]:
+    """The log-probabilities of each text."""
+    return [model.score(item["text"], **settings) for item in items]
+
+
 FORMS = {
     "text-generation": Form(
         ("prompt",),
         (
             "max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p",
             "seed", "num_beams", "length_penalty", "num_return_sequences", "repetition_penalty",
-            "no_repeat_ngram_size", "stop_strings", "max_time", "logprobs", "batch_size", "return_full_text",
+            "no_repeat_ngram_size", "overflow", "keep", "stop_strings", "max_time", "logprobs", "batch_size",
+            "regex", "json_schema",
+            "return_full_text", "prompt_lookup_num_tokens", "assistant_model",
         ),
         ask_prompts,
         answers="generations",
+        whole=True,
     ),
+    CHOOSE: Form(("context", "choices"), (), ask_choose),
+    SCORE: Form(("text",), ("stride",), ask_score, whole=True),
     "text-classification": Form(
         ("text",), (*FIT, "top_k", "function_to_apply", "both_orders"), ask_texts, optional=("text_pair",)
     ),

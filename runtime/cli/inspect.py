@@ -31,7 +31,9 @@ def act(args: argparse.Namespace) -> None:
     ]
     if manifest.labels:
         labels = ", ".join(manifest.labels[:8]) + (", ..." if len(manifest.labels) > 8 else "")
-        rows.append(("labels", f"{labels} ({manifest.problem_type})"))
+        rows.append(("labels", labels + (f" ({manifest.problem_type})" if manifest.problem_type else "")))
+    if manifest.head:
+        rows.append(("head", f"{manifest.head}, in the checkpoint's words"))
     if manifest.pooling:
         rows.append(("pooling", manifest.pooling.mode + (", normalized" if manifest.pooling.normalize else "")))
     if manifest.cache:

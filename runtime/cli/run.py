@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from torchless.cli.answers import print_json, print_lines
-from torchless.cli.forms import FORMS, Item
+from torchless.cli.asking import answer
+from torchless.cli.converse import converse
+from torchless.cli.forms import CHOOSE, FORMS, SCORE, Item
 from torchless.cli.items import read_items, type_items
-from torchless.errors import BundleError, InputError, TorchlessError
+from torchless.errors import BundleError, InputError
 
 STRATEGIES = ("longest_first", "only_first", "only_second")
 FIELDS = ("question", "context", "query", "choices", "candidate_labels", "targets")
@@ -29,7 +31,9 @@ def add(commands: Any) -> None:
     )
     command.add_argument("bundle", metavar="BUNDLE")
     command.add_argument("texts", metavar="TEXT", nargs="*", help="a text, or - for standard input")
-    command.add_argument("-i", "--interactive", action="store_true", help="answer line by line until end of file")
+    command.add_argument(
+        "-i", "--interactive", action="store_true", help="answer line by line until end of file; a GPT converses"
+    )
     command.add_argument("--file", metavar="PATH", help="read this file as standard input is read")
     command.add_argument("--lines", action="store_true", help="each line of the input is a prompt")
     command.add_argument(
@@ -44,6 +48,7 @@ def add(commands: Any) -> None:
     command.add_argument("--threads", type=int, help="threads of one operator (default: one a physical core)")
     command.add_argument("--top-k", type=int, metavar="K", help="draw among K tokens; or give the K best answers")
     _add_generation(command.add_argument_group("text generation"))
+    _add_likelihood(command.add_argument_group("text generation: how likely is a text"))
     _add_inputs(command.add_argument_group("what is asked"))
     _add_texts(command.add_argument_group("all but text generation"))
     _add_tasks(command.add_argument_group("single tasks"))
@@ -55,9 +60,7 @@ def _add_generation(group: Any) -> None:
     group.add_argument("--do-sample", action="store_true", default=None, help="draw tokens, not the likeliest")
     group.add_argument("--temperature", type=float, metavar="T", help="below 1 sharper, above 1 flatter")
     group.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest P of probability")
-    group.add_argument(
-        "--min-p", type=float, metavar="P", help="none below P times the likeliest's probability"
-    )
+    group.add_argument("--min-p", type=float, metavar="P", help="none below P times the likeliest's probability")
     group.add_argument("--typical-p", type=float, metavar="P", help="draw the least surprising P of probability")
     group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
     group.add_argument("--num-beams", type=int, metavar="N", help="search for the likeliest text with N beams")
@@ -69,12 +72,40 @@ def _add_generation(group: Any) -> None:
     group.add_argument(
         "--stop-strings", "--stop", action="append", metavar="TEXT", help="end before TEXT; may be repeated"
     )
-    group.add_argument("--max-time", type=float, metavar="SECONDS", help="end after this long")
     group.add_argument(
-        "--logprobs", type=int, metavar="N", help="with --json: log-probabilities, and the best N"
+        "--overflow",
+        choices=("error", "slide"),
+        help="past the context: refuse (default), or read the newest again",
+    )
+    group.add_argument(
+        "--keep", type=int, metavar="N", help="--overflow slide: the first N tokens stay (default: 4)"
+    )
+    group.add_argument("--regex", metavar="PATTERN", help="the text matches PATTERN as a whole")
+    group.add_argument(
+        "--json-schema", type=_schema, metavar="FILE", help="JSON of this schema: a file, or the schema itself"
+    )
+    group.add_argument("--max-time", type=float, metavar="SECONDS", help="end after this long")
+    group.add_argument("--logprobs", type=int, metavar="N", help="with --json: log-probabilities, and the best N")
+    group.add_argument(
+        "--prompt-lookup-num-tokens",
+        type=int,
+        metavar="N",
+        help="faster where a text repeats itself: guess up to N",
+    )
+    group.add_argument(
+        "--assistant-model", metavar="BUNDLE", help="faster: a smaller model of the same tokenizer guesses"
     )
     group.add_argument(
         "--return-full-text", action="store_true", default=None, help="the prompt and what follows it"
+    )
+
+
+def _add_likelihood(group: Any) -> None:
+    group.add_argument("--score", action="store_true", help="log-probability of each token, and the perplexity")
+    group.add_argument(
+        "--choose",
+        action="store_true",
+        help="which of --choices most likely follows --context, spaces as given (implied by --choices)",
     )
 
 
@@ -83,8 +114,10 @@ def _add_inputs(group: Any) -> None:
         "--pair", nargs=2, action="append", metavar=("A", "B"), help="a pair of texts; may be repeated"
     )
     group.add_argument("--question", metavar="Q", help="question-answering, multiple-choice: the question")
-    group.add_argument("--context", metavar="C", help="question-answering, multiple-choice: the context")
-    group.add_argument("--choices", nargs="+", metavar="CHOICE", help="multiple-choice: what to choose from")
+    group.add_argument("--context", metavar="C", help="question-answering, multiple-choice, --choose: the context")
+    group.add_argument(
+        "--choices", nargs="+", metavar="CHOICE", help="multiple-choice, --choose: what to choose from"
+    )
     group.add_argument("--query", metavar="Q", help="text-ranking: what the passages are ranked by")
     group.add_argument("--candidate-labels", metavar="A,B", help="zero-shot-classification: the labels")
     group.add_argument("--hypothesis-template", metavar="TEXT", help="with {} for the label: This example is {}.")
@@ -117,7 +150,12 @@ def _add_tasks(group: Any) -> None:
         help="token-classification: how tokens become entities",
     )
     group.add_argument("--ignore-labels", type=_commas, metavar="A,B", help="token-classification (default: O)")
-    group.add_argument("--stride", type=int, metavar="N", help="token-classification: windows share N tokens")
+    group.add_argument(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="token-classification: windows share N tokens; --score: they begin N apart",
+    )
     group.add_argument("--doc-stride", type=int, metavar="N", help="question-answering: windows share N tokens")
     group.add_argument("--max-answer-len", type=int, metavar="N", help="question-answering: in tokens")
     group.add_argument("--max-question-len", type=int, metavar="N", help="question-answering: cut the question")
@@ -149,11 +187,20 @@ def _truncation(value: str) -> bool | str:
     return value == "true" or value
 
 
+def _schema(value: str) -> str:
+    if value.lstrip().startswith("{"):
+        return value
+    try:
+        return Path(value).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{value} cannot be read ({error})") from None
+
+
 def _commas(value: str) -> list[str]:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
-def act(args: argparse.Namespace) -> None:
+def act(args: argparse.Namespace) -> int:
     import torchless
 
     if args.interactive and (args.texts or args.file is not None or args.pair):
@@ -162,19 +209,34 @@ def act(args: argparse.Namespace) -> None:
         task = args.task or model.bundle.manifest.task
         if task not in FORMS:
             raise BundleError(f"{args.bundle}: the command line does not know the task {task!r}")
+        task = _likelihood(args, task)
         given, settings = _given(args, task)
+        if args.assistant_model is not None:
+            settings["assistant_model"] = torchless.load(
+                args.assistant_model, provider=args.provider, threads=args.threads
+            )
         if not args.interactive:
-            items = read_items(args, task, given)
-            for start in range(0, len(items), BLOCK):
-                answer(model, task, items[start : start + BLOCK], settings, args.json)
-            return
-        for item in type_items(args, task, given):
-            try:
-                if isinstance(item, TorchlessError):
-                    raise item
-                answer(model, task, [item], settings, args.json)
-            except TorchlessError as error:  # one text that does not fit ends no conversation
-                print(f"torchless: {error}", file=sys.stderr)
+            asked, failed = read_items(args, task, given), 0
+            while block := list(islice(asked, BLOCK)):
+                failed += answer(model, task, block, settings, args.json)
+            return int(failed > 0)
+        if task == "text-generation" and not args.json_lines:
+            converse(model, (one.item for one in type_items(args, task, given)), settings, args.json)
+            return 0
+        for one in type_items(args, task, given):  # one text that does not fit ends no conversation
+            answer(model, task, [one], settings, args.json)
+        return 0
+
+
+def _likelihood(args: argparse.Namespace, task: str) -> str:
+    """The form to fill in: the task's, or what else a GPT is asked."""
+    if not args.score and not args.choose and (task != "text-generation" or args.choices is None):
+        return task
+    if task != "text-generation":
+        raise InputError(f"--{'score' if args.score else 'choose'} is not for {task}, the task of {args.bundle}")
+    if args.score and (args.choose or args.choices is not None):
+        args.usage_error("--score is of one text, --choose of several: give one of them")
+    return SCORE if args.score else CHOOSE
 
 
 def _given(args: argparse.Namespace, task: str) -> tuple[Item, dict[str, Any]]:
@@ -192,25 +254,3 @@ def _given(args: argparse.Namespace, task: str) -> tuple[Item, dict[str, Any]]:
     fields = {name: given.pop(name) for name in FIELDS if name in given}
     given.pop("pair", None)
     return fields, given
-
-
-def answer(model: Any, task: str, items: Sequence[Item], settings: dict[str, Any], as_json: bool) -> None:
-    """One prompt is streamed as it comes; other answers are printed when they are whole."""
-    one = settings.get("num_beams", 1) == settings.get("num_return_sequences", 1) == 1
-    if task == "text-generation" and len(items) == 1 and not as_json and one:
-        stream(model, items[0]["prompt"], settings)
-        return
-    for item, result in zip(items, FORMS[task].ask(model, items, settings), strict=True):
-        if as_json:
-            print_json(task, item, result)
-        else:
-            print_lines(item, result, ranked="top_k" in settings)
-
-
-def stream(model: Any, prompt: str, settings: dict[str, Any]) -> None:
-    pieces = model.stream(prompt, **settings)
-    try:
-        for piece in pieces:
-            print(piece, end="", flush=True)
-    finally:
-        print(flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -29,3 +30,20 @@ TASKS = {
     "text-ranking": Task("text_ranking", "TextRanking", "text-classification"),
     "zero-shot-classification": Task("zero_shot", "ZeroShotClassification", "text-classification"),
 }
+
+
+def unfit(task: str, labels: Sequence[str]) -> str:
+    """What a classifier with these labels lacks for the task; "" for nothing."""
+    if task == "text-ranking" and len(labels) != 1:
+        return f"text-ranking needs a head with one label, this one has {', '.join(labels)}"
+    if task == "zero-shot-classification" and (len(labels) < 2 or not any(map(entails, labels))):
+        return (
+            'zero-shot-classification needs a head for inference, with a label "entailment" and its opposite: this '
+            f"one has {', '.join(labels)}"
+        )
+    return ""
+
+
+def entails(label: str) -> bool:
+    """Whether this is the label of entailment, by which transformers looks for it."""
+    return label.lower().startswith("entail")

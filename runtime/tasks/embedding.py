@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from torchless.arguments import check_count, check_flag
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, InputError
-from torchless.model import BATCH_SIZE, Fit, Model, Settings, check_count, texts_of
+from torchless.model import BATCH_SIZE, Fit, Model, Settings, texts_of
 from torchless.sampling import check_numbers
-from torchless.similarity import check_vectors, cosine, search, unit
+from torchless.similarity import array_of, check_vectors, cosine, search, unit
 
 Float = npt.NDArray[np.float32]
 
@@ -70,15 +71,15 @@ class Embedding(Model):
 
     def _check_shape(self, normalize: bool | None, truncate_dim: int | None) -> int:
         """How many numbers of each vector are wanted, or InputError for settings that cannot be met."""
-        if normalize is not None and not isinstance(normalize, bool):
-            raise InputError(f"normalize={normalize!r}: give True, False or None")
+        if normalize is not None:
+            check_flag("normalize", normalize)
         if normalize is False and self.normalized:
             raise InputError(
                 f"normalize=False: the graph of {self.bundle.path} normalizes, export it with normalize=False"
             )
         if truncate_dim is None:
             return self.dimension
-        check_count("truncate_dim", truncate_dim)
+        truncate_dim = check_count("truncate_dim", truncate_dim)
         if truncate_dim > self.dimension:
             raise InputError(f"truncate_dim={truncate_dim:,}: the vectors have {self.dimension:,} numbers")
         return truncate_dim
@@ -124,7 +125,7 @@ class Embedding(Model):
         query: a text, a list of texts, or vectors [D] or [N,D]. corpus: [N,D] as the model has made them for the
         texts to search, in memory or in a mapped file; it is read block by block.
         """
-        check_count("top_k", top_k)
+        top_k = check_count("top_k", top_k)
         corpus = check_vectors("corpus", corpus)
         asked, single = self._vectors("query", query, size=corpus.shape[1])
         found = [
@@ -139,5 +140,5 @@ class Embedding(Model):
             texts, single = texts_of(given)
             cut = size if size is not None and size < self.dimension else None  # the corpus was truncated
             return self(texts, truncate_dim=cut), single
-        array = np.asarray(given)
+        array = array_of(name, given)
         return check_vectors(name, array[None] if array.ndim == 1 else array), array.ndim == 1

@@ -1,6 +1,6 @@
 """From the scores of tokens to entities: tokens make words, words that agree make an entity.
 
-N tokens, L labels. The rules are those of transformers, down to what counts as a word.
+N tokens, L labels. The rules are those of transformers, but for WordPiece, where "##" says what makes a word.
 """
 
 from __future__ import annotations
@@ -54,14 +54,15 @@ def tokens_of(text: str, encoding: Encoding, *, word_aware: bool, unknown: objec
     Without that a word begins at the text's beginning, at or after a space, and with each unknown token.
     """
     tokens = []
+    offsets, word_ids, ids = encoding.offsets, encoding.word_ids, encoding.ids  # each access would copy the list
     word = None
     for index in content(encoding):
-        start, end = encoding.offsets[index]
+        start, end = offsets[index]
         if word_aware:
-            continues = encoding.word_ids[index] == word is not None
+            continues = word_ids[index] == word is not None
         else:
-            continues = encoding.ids[index] != unknown and start > 0 and " " not in text[start - 1 : start + 1]
-        word = encoding.word_ids[index]
+            continues = ids[index] != unknown and start > 0 and " " not in text[start - 1 : start + 1]
+        word = word_ids[index]
         tokens.append(Token(index, start, end, continues))
     return tokens
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from torchless.arguments import check_count, check_name
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.encoder import Encoder
-from torchless.errors import BundleError, InputError
-from torchless.model import BATCH_SIZE, Fit, Model, Settings, check_count, texts_of
+from torchless.errors import BundleError, ContextLengthError, InputError
+from torchless.model import BATCH_SIZE, Fit, Model, Settings, texts_of
 from torchless.sampling import check_numbers, log_softmax
 from torchless.text import Text, check_length, check_text
 
@@ -89,7 +90,8 @@ class FillMask(Model):
         geometric mean of the probabilities of its tokens, which for a single token is its probability.
         truncation, max_length, truncation_side: as in torchless.model.Fit.
         """
-        check_count("top_k", top_k)
+        top_k = check_count("top_k", top_k)
+        check_name("multi_token", multi_token, ("refuse", "score"))
         wanted = None if targets is None else self._targets(targets, multi_token)
         fit = Fit(truncation, max_length, truncation_side)
         given, single = texts_of(texts)
@@ -98,17 +100,34 @@ class FillMask(Model):
         results = [self._fill(one, masks, top_k) for one, masks in zip(masked, found, strict=True)]
         return results[0] if single else results
 
-    def _masked(self, text: Text, fit: Fit) -> Masked:
-        encoding = self.encode(text, fit)
+    def _masked(self, text: Any, fit: Fit) -> Masked:
+        try:
+            encoding = self.encode(text, fit)
+        except ContextLengthError as error:
+            raise self._too_long(text, fit) or error from None
         masks = [i for i, token in enumerate(encoding.ids) if token == self.mask_token_id]
+        if not masks and self.mask_token_id in self.tokenizer.encode(text).ids:
+            other = "left" if fit.truncation_side == "right" else "right"
+            raise InputError(
+                f"truncation cuts the {self.mask_token} off {str(text)[:60]!r}: pass truncation_side={other!r}, or "
+                "shorten the text"
+            )
         if not masks:
             raise InputError(f"no {self.mask_token} in {str(text)[:60]!r}: mark the word to fill in with it")
         return Masked(encoding.ids, encoding.type_ids, masks)
 
+    def _too_long(self, text: Text, fit: Fit) -> ContextLengthError | None:
+        """What to say of a text whose masks alone are too many: to cut it would lose some of them."""
+        masks, limit = self.tokenizer.encode(text).ids.count(self.mask_token_id), fit.limit(self.context_length)
+        room = limit - self.tokenizer.fast.num_special_tokens_to_add(isinstance(text, tuple))
+        if masks <= room:
+            return None
+        return ContextLengthError(
+            f"the text has {masks:,} masks, and {room:,} tokens fit beside the special ones: give fewer masks"
+        )
+
     def _targets(self, targets: Any, multi_token: str) -> list[Target]:
         """The tokens of each word, or InputError for one that the vocabulary lacks or splits."""
-        if multi_token not in ("refuse", "score"):
-            raise InputError(f"multi_token={multi_token!r}: give refuse or score")
         words = [targets] if isinstance(targets, str) else targets
         if not isinstance(words, list | tuple) or not words:
             raise InputError(f"targets={targets!r}: give a word or a list of words")

@@ -75,8 +75,8 @@ class MultipleChoice(RowScorer):
     def __call__(
         self,
         *,
-        context: Any,
-        choices: Any,
+        context: Any = None,
+        choices: Any = None,
         question: Any = None,
         batch_size: int = BATCH_SIZE,
         truncation: bool | str = False,
@@ -98,7 +98,7 @@ class MultipleChoice(RowScorer):
         counts = []
         for one, several, asked in zip(contexts, lists, questions, strict=True):
             counts.append(len(check_choices(several)))
-            encodings += [self._pair(check_text(one), asked, choice, fit) for choice in several]
+            encodings += [self._pair(check_text(one, "context"), asked, choice, fit) for choice in several]
         values = self.rows(encodings, 1, batch_size)[:, 0]
         results = [choose_best(part) for part in np.split(values, np.cumsum(counts)[:-1])] if counts else []
         return results[0] if single else results
@@ -106,7 +106,7 @@ class MultipleChoice(RowScorer):
     def _pair(self, context: str, question: str | None, choice: str, fit: Fit) -> Encoding:
         if question is None:
             return self.encode((context, choice), fit)
-        check_text(question)
+        check_text(question, "question")
         if fit.truncation == "only_first":
             context = self._shorten(context, question, choice, fit)
         return self.encode((_join(context, question), choice), fit)
@@ -135,4 +135,4 @@ def check_choices(choices: Any) -> list[str]:
     """The choices as a list, or InputError for none at all and for what is no text."""
     if not isinstance(choices, list | tuple) or not choices:
         raise InputError(f"choices={choices!r}: give a list of texts, at least one")
-    return [check_text(choice) for choice in choices]
+    return [check_text(choice, "choices") for choice in choices]

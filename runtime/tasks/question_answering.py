@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
+from torchless.arguments import check_count, check_flag
 from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import InputError
-from torchless.model import BATCH_SIZE, Model, Settings, check_count
+from torchless.model import BATCH_SIZE, Model, Settings
 from torchless.sampling import check_numbers, softmax
 from torchless.spans import trim
 from torchless.text import check_text
@@ -48,11 +49,10 @@ class Search:
     align_to_words: bool
 
     def __post_init__(self) -> None:
-        check_count("top_k", self.top_k)
-        check_count("max_answer_len", self.max_answer_len)
+        for name in ("top_k", "max_answer_len"):
+            object.__setattr__(self, name, check_count(name, getattr(self, name)))
         for name in ("handle_impossible_answer", "align_to_words"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise InputError(f"{name}={value!r}: give True or False")
+            check_flag(name, getattr(self, name))
 
     @property
     def candidates(self) -> int:
@@ -71,7 +71,7 @@ class Room:
     def __post_init__(self) -> None:
         for name, least in (("doc_stride", 0), ("max_seq_len", 1), ("max_question_len", 1)):
             if (value := getattr(self, name)) is not None:
-                check_count(name, value, least)
+                object.__setattr__(self, name, check_count(name, value, least))
 
     def limit(self, context_length: int) -> int:
         if self.max_seq_len is not None and self.max_seq_len > context_length:
@@ -108,7 +108,7 @@ class QuestionAnswering(Model):
     def __call__(
         self,
         question: Any,
-        context: Any,
+        context: Any = None,
         *,
         top_k: int = 1,
         doc_stride: int | None = None,
@@ -130,9 +130,9 @@ class QuestionAnswering(Model):
         As in the pipeline of transformers 4.57: the score is the product of the probabilities that the answer
         starts and ends there; an answer that stands in several places or windows is one, at the best place of
         the first window, with the sum of its scores (so it can pass 1). Other than there, an answer has no white
-        space around it and no accent cut off, spans that cannot be answers (outside the context, or their end
-        before their start) never fill up the list, and a context without a word gives "" with the score 0, or an
-        empty list with top_k above 1.
+        space around it and no accent cut off, and of those that are then equal the best stays; spans that cannot
+        be answers (outside the context, of nothing but white space, or their end before their start) never fill up
+        the list, and a context without a word gives "" with the score 0, or an empty list with top_k above 1.
 
         Raises InputError for wrong arguments, an empty question or context, and a question that leaves no room
         for the context; GenerationError for logits that are not numbers.
@@ -174,15 +174,29 @@ class QuestionAnswering(Model):
             seen[0] |= window.ids[0] == self.cls_token_id  # many models point there for "no answer"
             start, end = probabilities(logits, seen).T
             impossible = min(impossible, float(start[0] * end[0]))
-            for first, last, score in best_spans(start, end, inside, search.max_answer_len, search.candidates):
-                place = trim(context, *characters(window, first, last, search.align_to_words))
+            words = set[str]()
+            for number, (first, last, score) in enumerate(best_spans(start, end, inside, search.max_answer_len)):
+                if number >= search.candidates and len(words) >= search.top_k:
+                    break
+                place = characters(window, first, last, search.align_to_words)
                 text = context[slice(*place)]
-                before = merged.get(text.lower(), Answer(text, 0.0, *place))
-                merged[text.lower()] = Answer(before.answer, before.score + score, before.start, before.end)
-        answers = list(merged.values())
+                if text.strip():
+                    before = merged.get(text.lower(), Answer(text, 0.0, *place))
+                    merged[text.lower()] = replace(before, score=before.score + score)
+                    words.add(context[slice(*trim(context, *place))].lower())
+        answers = trimmed(context, merged.values())
         if search.handle_impossible_answer:
             answers.append(Answer("", impossible, 0, 0))
         return sorted(answers, key=lambda answer: -answer.score)[: search.top_k]
+
+
+def trimmed(context: str, answers: Iterable[Answer]) -> list[Answer]:
+    """The answers without white space around them; of those that are then the same words, only the best."""
+    found: dict[str, Answer] = {}
+    for one in sorted(answers, key=lambda answer: -answer.score):
+        start, end = trim(context, one.start, one.end)
+        found.setdefault(context[start:end].lower(), Answer(context[start:end], one.score, start, end))
+    return list(found.values())
 
 
 def probabilities(logits: Float, seen: Bool) -> Float:
@@ -191,8 +205,8 @@ def probabilities(logits: Float, seen: Bool) -> Float:
     return result
 
 
-def best_spans(start: Float, end: Float, inside: Bool, longest: int, count: int) -> list[tuple[int, int, float]]:
-    """The first token, last token and score of the best spans, best first; of equals the earlier.
+def best_spans(start: Float, end: Float, inside: Bool, longest: int) -> Iterator[tuple[int, int, float]]:
+    """Yield first token, last token and score of all spans, best first; of equals the earlier.
 
     start, end: [S] probabilities. inside: [S], the tokens that an answer may begin or end with. longest: in
     tokens.
@@ -202,8 +216,8 @@ def best_spans(start: Float, end: Float, inside: Bool, longest: int, count: int)
     may_end = np.lib.stride_tricks.sliding_window_view(np.append(inside, np.zeros(reach - 1, bool)), reach)
     scores = (start[:, None] * ends).ravel()  # [S,reach]: from a token to those after it
     possible = np.flatnonzero(inside[:, None] & may_end)
-    best = possible[np.argsort(-scores[possible], kind="stable")[:count]]
-    return [(int(i // reach), int(i // reach + i % reach), float(scores[i])) for i in best]
+    for i in possible[np.argsort(-scores[possible], kind="stable")]:
+        yield int(i // reach), int(i // reach + i % reach), float(scores[i])
 
 
 def characters(window: Encoding, first: int, last: int, align_to_words: bool) -> tuple[int, int]:
@@ -230,6 +244,6 @@ def pairs_of(question: Any, context: Any) -> tuple[list[tuple[str, str]], bool]:
         pairs = [(question, context)]
     for pair in pairs:
         for name, text in zip(("question", "context"), pair, strict=True):
-            if not check_text(text):
+            if not check_text(text, name):
                 raise InputError(f"the {name} is empty: give a text")
     return pairs, not isinstance(question, list) and not isinstance(context, list)

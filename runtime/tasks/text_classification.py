@@ -9,11 +9,12 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from torchless.arguments import check_count, check_flag, check_name
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.classifier import Classifier
 from torchless.errors import BundleError, InputError
-from torchless.model import BATCH_SIZE, Fit, Settings, check_count, texts_of
-from torchless.sampling import check_numbers, softmax
+from torchless.model import BATCH_SIZE, Fit, Settings, texts_of
+from torchless.sampling import softmax
 from torchless.text import Text
 
 Float = npt.NDArray[np.float32]
@@ -54,9 +55,7 @@ FUNCTIONS: dict[str, Squash] = {"softmax": softmax, "sigmoid": sigmoid, "none": 
 
 def function_of(name: str) -> Squash:
     """The function that transformers knows by this name, or an InputError that says which there are."""
-    if name not in FUNCTIONS:
-        raise InputError(f"function_to_apply={name!r}: give softmax, sigmoid or none")
-    return FUNCTIONS[name]
+    return FUNCTIONS[check_name("function_to_apply", name, FUNCTIONS)]
 
 
 def rank_labels(labels: Sequence[str], scores: Float, top_k: int | None = None) -> Classification:
@@ -71,11 +70,6 @@ def classify(
     logits: Float, labels: Sequence[str], squash: Squash, top_k: int | None = None
 ) -> list[Classification]:
     """float32 [N,L] -> one result a row, in order."""
-    if logits.ndim != 2 or logits.shape[1] != len(labels):
-        raise BundleError(
-            f"the graph scores {logits.shape[-1]} labels, torchless.json names {len(labels)}: {EXPORT_AGAIN}"
-        )
-    check_numbers(logits)
     return [rank_labels(labels, row, top_k) for row in squash(logits)]
 
 
@@ -138,11 +132,11 @@ class TextClassification(Classifier):
         truncation_side: as in torchless.model.Fit.
         """
         if top_k is not None:
-            check_count("top_k", top_k)
+            top_k = check_count("top_k", top_k)
         squash = self._squash if function_to_apply is None else function_of(function_to_apply)
         fit = Fit(truncation, max_length, truncation_side)
         given, single = texts_of(texts)
-        if both_orders:
+        if check_flag("both_orders", both_orders):
             turned = self.logits([*given, *map(turn, given)], fit, batch_size)
             logits = turned[: len(given)] + turned[len(given) :]
         else:

@@ -2,106 +2,43 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from typing import Any, overload
 
 import numpy as np
 
+from torchless.arguments import check_count
 from torchless.beams import beam_search
 from torchless.bundle import Bundle
-from torchless.decoder import Decoder
+from torchless.chat import Message, Template, fit_turns, read_template
+from torchless.constrain import Vocabulary
+from torchless.drafts import Drafter, drafting, speculate
 from torchless.errors import InputError
-from torchless.generation import ROWS, Row, decode
+from torchless.generation import ROWS, Row, Token, decode
 from torchless.generation_config import GenerationConfig
-from torchless.likelihood import Ending, score_endings, score_tokens
-from torchless.model import Model, Settings, check_count
-from torchless.reply import Reply
-from torchless.sampling import check_numbers, make_sampler, softmax
-from torchless.stopping import FinishReason, Patience
-from torchless.tasks.multiple_choice import Choice, check_choices, choose_best
-from torchless.text import TOKENIZER, check_text
-
-Prompt = str | Sequence[int]
-NORMALIZE = ("tokens", "bytes", "none")
+from torchless.language_model import LanguageModel
+from torchless.model import Settings
+from torchless.reply import Generation, Reply, Stream
+from torchless.sampling import make_sampler
+from torchless.state import LastState, State, bundle_hash, load_state
+from torchless.stopping import Patience
+from torchless.text import TOKENIZER, Prompt, prompts_of
 
 
-@dataclass(frozen=True)
-class Generation:
-    """What was added to one prompt (with return_full_text=True, the prompt and what was added).
-
-    finish_reason: "stop" (an end token), "length" (max_new_tokens, or the context), "stop_string", "callback",
-    "deadline" or "cancelled". logprobs and top_logprobs, where asked for: the natural logarithm of each token's
-    probability, and the likeliest tokens in its place, as (id, logprob).
-    """
-
-    text: str
-    token_ids: list[int] = field(repr=False)
-    finish_reason: FinishReason
-    prompt_tokens: int
-    logprobs: list[float] | None = field(default=None, repr=False)
-    top_logprobs: list[list[tuple[int, float]]] | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class Score:
-    """Log-probabilities (natural logarithm) of a text's tokens, each given those before it.
-
-    The first token is given and has none. offsets: where each token stands in the text, in characters, or none
-    for a text given as ids. text_bytes: how long the text after the first token is in UTF-8, None for ids.
-    """
-
-    token_ids: list[int]
-    logprobs: list[float]
-    offsets: list[tuple[int, int]] = field(default_factory=list, repr=False)
-    text_bytes: int | None = field(default=None, repr=False)
-
-    @property
-    def perplexity(self) -> float:
-        """exp of the mean negative log-probability; NaN where there is nothing to predict."""
-        return float(np.exp(-np.mean(self.logprobs))) if self.logprobs else float("nan")
-
-    @property
-    def bits_per_byte(self) -> float:
-        """Negative log2-probability a byte of text, comparable between tokenizers; NaN for ids or no text."""
-        return float(-np.sum(self.logprobs) / np.log(2) / self.text_bytes) if self.text_bytes else float("nan")
-
-
-class Stream(Iterator[str]):
-    """Pieces of text, as they become certain. Afterwards `result` holds the whole Generation."""
-
-    def __init__(self, pieces: Iterator[str | Generation]) -> None:
-        self._pieces = pieces
-        self.result: Generation | None = None
-
-    def __next__(self) -> str:
-        for piece in self._pieces:
-            if isinstance(piece, str):
-                return piece
-            self.result = piece
-        raise StopIteration
-
-    def close(self) -> None:
-        """Stop generating; `result` stays None."""
-        self._pieces.close()  # type: ignore[attr-defined]
-
-
-class TextGeneration(Model):
+class TextGeneration(LanguageModel):
     """Call it with a prompt, or a list of prompts: text, or token ids."""
 
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
         super().__init__(bundle, settings)
-        self._runner = Decoder(self.session, bundle)
         eos = bundle.manifest.special_tokens.get("eos")
         listed = "generation_config.json" if bundle.has("generation_config.json") else None
         self.config = GenerationConfig.read(bundle.file(listed) if listed else None, eos)
-
-    @property
-    def decoder(self) -> Decoder:
-        decoder: Decoder = self.runner
-        return decoder
+        self._last = LastState()  # of a conversation
 
     @overload
     def __call__(self, prompt: str, *, return_full_text: bool = ..., **settings: Any) -> Generation: ...
@@ -118,6 +55,8 @@ class TextGeneration(Model):
         *,
         return_full_text: bool = False,
         batch_size: int = ROWS,
+        state: State | None = None,
+        assistant_model: TextGeneration | None = None,
         cancel: threading.Event | None = None,
         callback: Callable[[Sequence[int]], bool] | None = None,
         **settings: Any,
@@ -125,17 +64,24 @@ class TextGeneration(Model):
         """Generate: one Generation for a prompt, a list of them for a list of prompts, in order.
 
         With num_return_sequences above 1 a prompt gets a list of them. settings: those of
-        torchless.generation_config.GenerationConfig. batch_size: texts that are continued at once. cancel: an
-        event that another thread sets to end all texts within a token. callback: called with the ids that a text
-        has got so far; true ends that text.
+        torchless.generation_config.GenerationConfig. batch_size: texts that are continued at once. state: what a
+        prompt shares with it is not computed again (torchless.State). assistant_model: a smaller model of the same
+        vocabulary, which guesses tokens that this one checks together. cancel: an event that another thread sets
+        to end all texts within a token. callback: called with the ids that a text has got so far; true ends that
+        text.
 
         Raises InputError for a prompt without tokens or a wrong setting, ContextLengthError if prompt and
         max_new_tokens exceed the context, GenerationError for logits that are not numbers.
         """
         check_count("batch_size", batch_size)
-        prompts, single = _prompts_of(prompt)
+        prompts, single = prompts_of(prompt)
         config = self.config.override(settings)
+        drafts = drafting(config, self, assistant_model)
         ids = [self.prompt_ids(one) for one in prompts]
+        if state is not None and (not single or config.num_beams > 1 or config.num_return_sequences > 1):
+            raise InputError(
+                "a state follows one text: give one prompt, without num_beams and num_return_sequences"
+            )
         if config.num_beams > 1:
             if cancel or callback:
                 raise InputError("cancel and callback follow one text as it grows: not with num_beams")
@@ -146,11 +92,11 @@ class TextGeneration(Model):
             patience = self._patience(config, cancel, callback)
             count = config.num_return_sequences
             rows, replies = self._rows([one for one in ids for _ in range(count)], config, patience)
-            for _ in decode(self.decoder, rows, batch_size):
+            for _ in self._decode(rows, batch_size, state, drafts):
                 pass
             texts = [
-                self._generation(prompts[i // count], ids[i // count], reply, config, return_full_text)
-                for i, reply in enumerate(replies)
+                self._generation(prompts[i // count], row, reply, config, return_full_text)
+                for i, (row, reply) in enumerate(zip(rows, replies, strict=True))
             ]
             made = [texts[i : i + count] for i in range(0, len(texts), count)]
         results = made if config.num_return_sequences > 1 else [one for (one,) in made]
@@ -161,12 +107,14 @@ class TextGeneration(Model):
         prompt: Prompt,
         *,
         return_full_text: bool = False,
+        state: State | None = None,
+        assistant_model: TextGeneration | None = None,
         cancel: threading.Event | None = None,
         callback: Callable[[Sequence[int]], bool] | None = None,
         **settings: Any,
     ) -> Stream:
         """The same for one prompt, piece by piece: never half a character; joined they equal the whole text."""
-        prompts, single = _prompts_of(prompt)
+        prompts, single = prompts_of(prompt)
         if not single:
             raise InputError("stream takes one prompt: call the model for a list of them")
         config = self.config.override(settings)
@@ -175,63 +123,66 @@ class TextGeneration(Model):
         ids = self.prompt_ids(prompts[0])
         # Errors come now, not with the first piece.
         rows, (reply,) = self._rows([ids], config, self._patience(config, cancel, callback))
-        return Stream(self._pieces(prompts[0], ids, rows, reply, config, return_full_text))
+        tokens = self._decode(rows, 1, state, drafting(config, self, assistant_model))
+        return Stream(self._pieces(prompts[0], rows[0], tokens, reply, config, return_full_text))
 
-    def next_tokens(self, prompt: Prompt, *, top: int = 5) -> list[tuple[str, float]]:
-        """The likeliest next tokens with their probabilities, best first."""
-        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-            raise InputError(f"top={top!r}: give a whole number of 1 or more")
-        logits = self.decoder.extend(self.decoder.new_cache(), self._one(prompt))[-1]
-        check_numbers(logits)
-        probabilities = softmax(logits)
-        best = np.argsort(-probabilities, kind="stable")[:top]
-        return [(self.tokenizer.token(int(token)), float(probabilities[token])) for token in best]
+    def chat(self, messages: Sequence[Message], **settings: Any) -> Generation:
+        """The assistant's answer to a conversation: a list of {"role": ..., "content": ...}, the newest last.
 
-    def score(self, text: Prompt, *, stride: int | None = None) -> Score:
-        """Log-probability of every token after the first.
+        Roles and their form are those of the bundle's chat template (it needs torchless[chat]), or else "system",
+        "user" and "assistant", written as `User:` and `Assistant:`. The answer ends where the next one would
+        speak. Where the context has no room, the oldest turns are left out, but for the system's. What a
+        conversation shares with the last one is not computed again; for several side by side, give each a state.
+        settings: those of a call.
 
-        stride: reads a text past the context in windows, each `stride` tokens on from the last, so that every
-        token is scored once, with at least context - stride tokens before it. Without it such a text is a
-        ContextLengthError.
+        Raises InputError for messages that are no conversation, ContextLengthError if the newest does not fit.
         """
-        ids = self._one(text)
-        logprobs = score_tokens(self.decoder, ids, stride)
-        if not isinstance(text, str):
-            return Score(ids[1:], logprobs)
-        offsets = self.tokenizer.encode(text).offsets
-        return Score(ids[1:], logprobs, offsets[1:], len(text[offsets[0][1] :].encode()))
+        stream = self.stream_chat(messages, **settings)
+        for _ in stream:
+            pass
+        assert stream.result is not None
+        return stream.result
 
-    def choose(self, context: str, choices: Sequence[str], *, normalize: str = "tokens") -> Choice:
-        """The choice that most likely follows the context; `context + choice` is read as it stands, spaces too.
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        state: State | None = None,
+        cancel: threading.Event | None = None,
+        callback: Callable[[Sequence[int]], bool] | None = None,
+        **settings: Any,
+    ) -> Stream:
+        """The same, piece by piece."""
+        config = self.config.override(settings)
+        if config.num_beams > 1 or config.num_return_sequences > 1:
+            raise InputError("a conversation has one answer: not with num_beams or num_return_sequences")
+        if config.prompt_lookup_num_tokens:
+            raise InputError("prompt_lookup_num_tokens: not in a conversation, which keeps a state")
+        config = self.template.end(config)
+        ids = fit_turns(messages, self.template, self.tokenizer, config, self.context_length)
+        rows, (reply,) = self._rows([ids], config, self._patience(config, cancel, callback))
+        self._check(state)  # now, not with the first piece
+        return Stream(self.template.trim(self._answer(ids, rows, reply, config, state)))
 
-        normalize: divide a choice's log-probability by its number of "tokens" or of "bytes", as longer ones are
-        less likely whatever they say, or by "none". The scores are the softmax of the results over the choices.
-        """
-        if normalize not in NORMALIZE:
-            raise InputError(f"normalize={normalize!r}: give {', '.join(NORMALIZE)}")
-        check_text(context)
-        given = check_choices(choices)
-        scores = score_endings(self.decoder, [Ending.make(self.tokenizer, context, choice) for choice in given])
-        logprobs = [float(np.sum(one)) for one in scores]
-        lengths = {
-            "tokens": [len(one) for one in scores],
-            "bytes": [len(choice.encode()) for choice in given],
-            "none": [1] * len(given),
-        }
-        return choose_best(np.divide(logprobs, lengths[normalize]), logprobs)
+    @functools.cached_property
+    def template(self) -> Template:
+        """How conversations are written for this model."""
+        return read_template(self.bundle, self.tokenizer)
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt. Raises InputError for one without tokens, or with ids outside the vocabulary."""
-        ids = self.tokenizer.ids(prompt) if isinstance(prompt, str) else list(prompt)
-        if not ids:
-            raise InputError("the prompt is empty: give at least one token, such as the model's first token")
-        return [int(token) for token in self.decoder.check_ids(ids)]
+    def state(self, prompt: Prompt | None = None) -> State:
+        """A State that has read this prompt, or nothing yet."""
+        made = State(bundle_hash(self.bundle.manifest), self.decoder.new_cache())
+        if prompt is not None:
+            made.read(self.decoder, self._one(prompt))
+        return made
 
-    def _one(self, prompt: Prompt) -> list[int]:
-        prompts, single = _prompts_of(prompt)
-        if not single:
-            raise InputError("give one text, not a list of them")
-        return self.prompt_ids(prompts[0])
+    def load_state(self, path: str | os.PathLike[str]) -> State:
+        """What State.save wrote. InputError for a file that is damaged, or of another bundle."""
+        return load_state(path, self.decoder, bundle_hash(self.bundle.manifest))
+
+    def close(self) -> None:
+        super().close()
+        self._last.clear()
 
     def _patience(
         self, config: GenerationConfig, cancel: threading.Event | None, callback: Callable[..., bool] | None
@@ -239,39 +190,80 @@ class TextGeneration(Model):
         deadline = None if config.max_time is None else time.monotonic() + config.max_time
         return Patience(deadline, cancel, callback)
 
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What the tokens write, for constraints."""
+        return Vocabulary(self.tokenizer, self.decoder.vocab_size)
+
     def _rows(
         self, ids: list[list[int]], config: GenerationConfig, patience: Patience
     ) -> tuple[list[Row], list[Reply]]:
         """What `decode` works on, and who listens to it: a row and a reply for each prompt."""
         self.decoder.check_ids(np.array(sorted(config.tokens()), np.int64))
-        stops = frozenset(config.eos_token_id)
+        constraint = self.vocabulary.constraint(config) if config.constraints else None
+        stops = frozenset(config.eos_token_id if constraint is None else constraint.ends)
         readable = self.bundle.has(TOKENIZER) or config.stop_strings  # these need a text, or say that there is none
         rows, replies = [], []
         for index, prompt in enumerate(ids):
             reply = Reply(self.tokenizer if readable else None, config.stop_strings, patience)
             budget = config.budget(len(prompt), self.context_length)
+            keep = config.keep if config.slides else None
             # One each, so that a seed gives the same text in every position of a batch.
-            sampler = make_sampler(config, budget, index % config.num_return_sequences)
-            rows.append(Row(prompt, budget, sampler, stops, reply.hear, config.logprobs))
+            form = None if constraint is None else constraint.fork()
+            sampler = make_sampler(config, budget, index % config.num_return_sequences, form)
+            row = Row(prompt, budget, sampler, stops, reply.hear, config.logprobs, keep)
+            if form is not None:
+                row.complete = form.complete
+            rows.append(row)
             replies.append(reply)
         return rows, replies
 
-    def _pieces(
-        self, prompt: Prompt, ids: list[int], rows: list[Row], reply: Reply, config: GenerationConfig, full: bool
+    def _check(self, state: State | None) -> None:
+        if state is not None and not isinstance(state, State):
+            raise InputError(f"state is a {type(state).__name__}: give what .state(prompt) returns")
+        if state is not None and state.bundle != bundle_hash(self.bundle.manifest):
+            raise InputError(
+                f"the state is of another bundle than {self.bundle.path}: make one with its .state(prompt)"
+            )
+
+    def _decode(
+        self, rows: list[Row], together: int, state: State | None, drafts: Callable[[], Drafter] | None = None
+    ) -> Iterator[Token]:
+        self._check(state)
+        if drafts is not None and state is not None:
+            raise InputError("prompt_lookup_num_tokens and assistant_model: not with a state")
+        if drafts is not None:
+            return speculate(self.decoder, rows, drafts)
+        return decode(self.decoder, rows, together) if state is None else state.follow(self.decoder, rows[0])
+
+    def _answer(
+        self, ids: list[int], rows: list[Row], reply: Reply, config: GenerationConfig, state: State | None
     ) -> Iterator[str | Generation]:
-        if full and (shown := self._text(prompt, ids, [], full=True)):
+        with self._last.lent(self.state) if state is None else nullcontext(state) as held:
+            yield from self._pieces(ids, rows[0], self._decode(rows, 1, held), reply, config)
+
+    def _pieces(
+        self,
+        prompt: Prompt,
+        row: Row,
+        tokens: Iterator[Token],
+        reply: Reply,
+        config: GenerationConfig,
+        full: bool = False,
+    ) -> Iterator[str | Generation]:
+        if full and (shown := self._text(prompt, row.prompt, [], full=True)):
             yield shown
-        for _ in decode(self.decoder, rows):
+        for _ in tokens:
             if piece := reply.take():
                 yield piece
-        yield self._generation(prompt, ids, reply, config, full)
+        yield self._generation(prompt, row, reply, config, full)
 
     def _generation(
-        self, prompt: Prompt, before: list[int], reply: Reply, config: GenerationConfig, full: bool
+        self, prompt: Prompt, row: Row, reply: Reply, config: GenerationConfig, full: bool
     ) -> Generation:
-        text = (self._text(prompt, before, [], full=True) if full else "") + reply.text
-        told = (reply.logprobs, reply.top) if config.logprobs is not None else ()
-        return Generation(text, reply.ids, reply.reason, len(before), *told)
+        text = (self._text(prompt, row.prompt, [], full=True) if full else "") + reply.text
+        logprobs, top = (None, None) if config.logprobs is None else (reply.logprobs, reply.top)
+        return Generation(text, reply.ids, reply.reason, len(row.prompt), logprobs, top, row.speculation)
 
     def _beams(self, prompt: Prompt, before: list[int], config: GenerationConfig, full: bool) -> list[Generation]:
         self.decoder.check_ids(np.array(sorted(config.tokens()), np.int64))
@@ -281,26 +273,10 @@ class TextGeneration(Model):
             for beam in beam_search(self.decoder, before, config, budget)
         ]
 
-    def _text(self, prompt: Prompt, before: list[int], after: list[int], full: bool) -> str:
+    def _text(self, prompt: Prompt, before: Sequence[int], after: Sequence[int], full: bool) -> str:
         if not self.bundle.has(TOKENIZER):
             return ""
         text = self.tokenizer.decode(after)
         if not full:
             return text
         return (prompt if isinstance(prompt, str) else self.tokenizer.decode(before)) + text
-
-
-def _prompts_of(prompt: Any) -> tuple[list[Prompt], bool]:
-    """A prompt or a list of prompts -> the list, and whether it was a single one."""
-    if isinstance(prompt, str):
-        return [prompt], True
-    if isinstance(prompt, np.ndarray):
-        prompt = prompt.tolist()
-    if isinstance(prompt, list | tuple):
-        if prompt and all(isinstance(item, int | np.integer) and not isinstance(item, bool) for item in prompt):
-            return [list(prompt)], True
-        if all(isinstance(item, str | list | tuple) for item in prompt):
-            return list(prompt), False
-    raise InputError(
-        f"expected a prompt (text or a list of token ids) or a list of prompts, got {type(prompt).__name__}"
-    )

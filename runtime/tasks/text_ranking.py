@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from torchless.arguments import check_count
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.classifier import Classifier
 from torchless.errors import BundleError, InputError
-from torchless.model import BATCH_SIZE, Fit, Settings, check_count
+from torchless.model import BATCH_SIZE, Fit, Settings
+from torchless.tasks import unfit
 from torchless.tasks.text_classification import function_of
 from torchless.text import check_text
 
@@ -37,10 +39,8 @@ class TextRanking(Classifier):
 
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
         super().__init__(bundle, settings)
-        if len(self.labels) != 1:
-            raise InputError(
-                f"{bundle.path}: text-ranking needs a head with one label, this one has {', '.join(self.labels)}"
-            )
+        if lack := unfit("text-ranking", self.labels):
+            raise InputError(f"{bundle.path}: {lack}")
         self.activation = activation_of(bundle)
 
     def __call__(
@@ -62,16 +62,16 @@ class TextRanking(Classifier):
         torchless.model.Fit.
         """
         if top_k is not None:
-            check_count("top_k", top_k)
+            top_k = check_count("top_k", top_k)
         name = self.activation if function_to_apply is None else function_to_apply
+        squash = function_of(name)
         if name == "softmax":
             raise InputError("function_to_apply='softmax': of a single label it is always 1, give sigmoid or none")
-        squash = function_of(name)
         fit = Fit(truncation, max_length, truncation_side)
         if not isinstance(passages, list | tuple):
             raise InputError(f"passages: expected a list of texts, got {type(passages).__name__}")
-        question = check_text(query)
-        pairs = [(question, check_text(passage)) for passage in passages]
+        question = check_text(query, "query")
+        pairs = [(question, check_text(passage, "passages")) for passage in passages]
         scores = squash(self.logits(pairs, fit, batch_size))[:, 0]
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Ranked(int(index), float(scores[index])) for index in order]

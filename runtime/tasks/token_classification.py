@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
+from torchless.arguments import check_count, check_name
 from torchless.bundle import EXPORT_AGAIN, Bundle
+from torchless.classifier import check_columns
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, InputError
-from torchless.model import BATCH_SIZE, Fit, Model, Settings, check_count, texts_of
+from torchless.model import BATCH_SIZE, Fit, Model, Settings, texts_of
 from torchless.sampling import check_numbers, softmax
 from torchless.spans import trim
 from torchless.tasks.entities import STRATEGIES, Span, Token, content, group_name, spans, tokens_of
@@ -106,23 +108,23 @@ class TokenClassification(Model):
         windows of that many tokens, which share this many. truncation, max_length, truncation_side: as in
         torchless.model.Fit.
 
-        As in transformers, with these differences. `word` is always text[start:end], with no white space around
-        it and no accent cut off. With WordPiece, tokens of one word are those that its "##" joins; transformers
-        compares lengths, and takes letters whose accent is a character of its own for a part of the word before.
-        Where windows overlap, transformers keeps the longest of entities that touch, so that it loses part of
-        one longer than the overlap, and a word at an edge may come out in halves. Here each token is judged once,
-        by the window that shows the most text on both sides of it, with no entity cut in two; where several
-        windows agree on an entity, its score is the best of theirs, as in transformers.
+        As in transformers, with these differences. `word` is always text[start:end], with no white space around it
+        and no accent cut off, and a token that stands for no character is no entity. With WordPiece, tokens of one
+        word are those that its "##" joins; transformers compares lengths, and takes letters whose accent is a
+        character of its own for a part of the word before. Where windows overlap, transformers keeps the longest of
+        entities that touch, so that it loses part of one longer than the overlap, and a word at an edge may come
+        out in halves. Here each token is judged once, by the window that shows the most text on both sides of it,
+        with no entity cut in two; where several windows agree on an entity, its score is the best of theirs, as in
+        transformers.
 
         Raises InputError for wrong arguments, ContextLengthError for a text that is too long without stride or
         truncation, GenerationError for logits that are not numbers.
         """
-        if aggregation_strategy not in STRATEGIES:
-            raise InputError(f"aggregation_strategy={aggregation_strategy!r}: give one of {', '.join(STRATEGIES)}")
+        check_name("aggregation_strategy", aggregation_strategy, STRATEGIES)
         ignored = self._ignored(ignore_labels)
         fit = Fit(truncation, max_length, truncation_side)
         if stride is not None:
-            check_count("stride", stride, least=0)
+            stride = check_count("stride", stride, least=0)
             if truncation:
                 raise InputError("stride reads all of a long text, truncation cuts it: give one of them")
         given, single = texts_of(texts)
@@ -140,7 +142,7 @@ class TokenClassification(Model):
         if isinstance(ignore_labels, str) or not isinstance(ignore_labels, Sequence | set | frozenset):
             raise InputError(f"ignore_labels={ignore_labels!r}: give a list of labels")
         for label in ignore_labels:
-            if label not in known:
+            if not isinstance(label, str) or label not in known:
                 raise InputError(f"ignore_labels: {label!r} is no label (there are: {', '.join(self.labels)})")
         return frozenset(ignore_labels)
 
@@ -183,30 +185,27 @@ class TokenClassification(Model):
         entities = []
         for span in found:
             if span.label not in ignored:
-                first = reading.tokens[span.first]
-                start, end = trim(reading.text, first.start, reading.tokens[span.last].end)
+                first, last = reading.tokens[span.first], reading.tokens[span.last]
+                if first.start == last.end:  # as byte-level tokenizers have it for two spaces in a row
+                    continue
+                start, end = trim(reading.text, first.start, last.end)
                 index = first.index if strategy == "none" else None
                 entities.append(Entity(span.label, span.score, reading.text[start:end], start, end, index))
         return entities
 
     def _scores(self, window: Encoding, logits: Float) -> Float:
         """The probabilities [N,L] of the window's N tokens that are not special."""
-        if logits.ndim != 2 or logits.shape[1] != len(self.labels):
-            raise BundleError(
-                f"the graph scores {logits.shape[-1]} labels for each token, torchless.json names "
-                f"{len(self.labels)}: {EXPORT_AGAIN}"
-            )
+        check_columns(logits, len(self.labels))
         check_numbers(logits)
         return softmax(logits[content(window)])
 
     def _across(self, reading: Reading, rows: list[Float], strategy: str, ignored: Container[str]) -> list[Span]:
         """The spans of a text in several windows, each token judged by one of them."""
         tokens, ranges = reading.tokens, reading.ranges
-        inside = {i for i, token in enumerate(tokens) if token.continues}  # a word is not cut either
         joined: list[set[int]] = []
         best: dict[tuple[str, int, int], float] = {}
         for window, row in zip(ranges, rows, strict=True):
-            joined.append(set(inside))
+            joined.append({i for i in window if tokens[i].continues})  # a word is not cut either
             for span in spans(row, tokens[window.start : window.stop], self.labels, strategy):
                 first, last = window.start + span.first, window.start + span.last
                 best[span.label, first, last] = max(span.score, best.get((span.label, first, last), 0.0))

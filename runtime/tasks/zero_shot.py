@@ -8,11 +8,13 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from torchless.arguments import check_count, check_flag
 from torchless.bundle import Bundle
 from torchless.classifier import Classifier
 from torchless.errors import InputError
-from torchless.model import BATCH_SIZE, Fit, Settings, check_count, texts_of
+from torchless.model import BATCH_SIZE, Fit, Settings, texts_of
 from torchless.sampling import softmax
+from torchless.tasks import entails, unfit
 from torchless.tasks.text_classification import Classification, rank_labels
 from torchless.text import check_text
 
@@ -29,13 +31,9 @@ class ZeroShotClassification(Classifier):
 
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
         super().__init__(bundle, settings)
-        found = [i for i, label in enumerate(self.labels) if label.lower().startswith("entail")]
-        if not found or len(self.labels) < 2:
-            raise InputError(
-                f'{bundle.path}: zero-shot-classification needs a head for inference, with a label "entailment" '
-                f"and its opposite: this one has {', '.join(self.labels)}"
-            )
-        self.entailment_id = found[0]
+        if lack := unfit("zero-shot-classification", self.labels):
+            raise InputError(f"{bundle.path}: {lack}")
+        self.entailment_id = next(i for i, label in enumerate(self.labels) if entails(label))
         self.contradiction_id = -1 if self.entailment_id == 0 else 0  # where transformers looks for it
 
     @overload
@@ -71,7 +69,7 @@ class ZeroShotClassification(Classifier):
         self,
         texts: Any,
         *,
-        candidate_labels: str | Sequence[str],
+        candidate_labels: str | Sequence[str] | None = None,
         hypothesis_template: str = TEMPLATE,
         multi_label: bool = False,
         top_k: int | None = None,
@@ -89,12 +87,13 @@ class ZeroShotClassification(Classifier):
         that is too long is cut by default, and True cuts the text, never the hypothesis.
         """
         labels = labels_of(candidate_labels)
+        check_flag("multi_label", multi_label)
         hypotheses = [hypothesis(hypothesis_template, label) for label in labels]
         if top_k is not None:
-            check_count("top_k", top_k)
+            top_k = check_count("top_k", top_k)
         fit = Fit("only_first" if truncation is True else truncation, max_length, truncation_side)
         given, single = texts_of(texts)
-        pairs = [(check_text(text), one) for text in given for one in hypotheses]
+        pairs = [(check_text(text, "texts"), one) for text in given for one in hypotheses]
         logits = self.logits(pairs, fit, batch_size).reshape(len(given), len(labels), len(self.labels))
         if multi_label or len(labels) == 1:
             scores = softmax(logits[..., [self.contradiction_id, self.entailment_id]])[..., 1]  # [N,labels]
@@ -110,18 +109,20 @@ def labels_of(given: Any) -> list[str]:
     if not isinstance(labels, list | tuple) or not labels:
         raise InputError(f"candidate_labels={given!r}: give a list of labels, at least one")
     for label in labels:
-        if labels.count(check_text(label)) > 1:
+        if labels.count(check_text(label, "candidate_labels")) > 1:
             raise InputError(f"candidate_labels has {label!r} twice: give each label once")
     return list(labels)
 
 
 def hypothesis(template: Any, label: str) -> str:
     """The label in its sentence."""
-    sentence = check_text(template)
+    sentence = check_text(template, "hypothesis_template")
     try:
-        made = sentence.format(label)
-    except (IndexError, KeyError, ValueError, AttributeError):
-        made = sentence  # not a template that one label fills
-    if made == sentence:
+        made, placeless = sentence.format(label), sentence.format("") == sentence
+    except (IndexError, KeyError, ValueError, AttributeError, TypeError):
+        placeless = True  # not a template that one label fills
+    if placeless:
         raise InputError(f"hypothesis_template={template!r}: write {{}} once where the label goes")
+    if made == sentence:
+        raise InputError(f"candidate_labels: {label!r} leaves the template as it is: give a label of words")
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -16,27 +15,10 @@ import tiny
 
 import torchless
 from torchless.bundle import MANIFEST
-from torchless.cli import main
+from torchless.export import export
 
 CopyOf = Callable[[Path], Path]
 Shell = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """Run a command in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object, given: str | bytes = "") -> tuple[int, str, str]:
-        content = given.encode() if isinstance(given, str) else given
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_run_streams_what_the_model_says(shell: Shell, gpt_bundle: Path, gpt: torchless.TextGeneration) -> None:
@@ -148,7 +130,7 @@ def test_a_torchless_error_is_one_line_and_exit_code_1(
         (["export", tmp_path / "nowhere", tmp_path / "out"], "nowhere is not a folder"),
         (
             ["export", gpt_checkpoint, gpt_bundle],
-            "exists: choose another name, or pass overwrite=True (--overwrite)",
+            "exists: choose another name, or pass --overwrite",
         ),
         (["quantize", gpt_bundle, tmp_path / "out", "--recipe", "int3"], "int3"),
         (["inspect", gpt_checkpoint], "it is no bundle"),
@@ -199,3 +181,14 @@ def test_doctor_tells_the_versions_and_never_fails(shell: Shell, monkeypatch: py
 def test_every_command_has_help(shell: Shell, command: list[str]) -> None:
     code, out, err = shell(*command, "--help")
     assert (code, err) == (0, "") and out.startswith("usage: torchless") and len(out) > 200
+
+
+def test_inspect_names_labels_and_the_head_of_ones_own_and_nothing_that_is_not_there(
+    shell: Shell, bert_bundles: dict[str, Path], copy_of: CopyOf, tmp_path: Path
+) -> None:
+    out = shell("inspect", bert_bundles["text-classification"])[1]
+    assert "labels   ham, spam, unsure (single_label_classification)\n" in out and "head " not in out
+    bundle = export(tiny.bert("token-classification"), tmp_path / "ner", check=False)
+    tiny.change_json(bundle / MANIFEST, head="tags")
+    out = shell("inspect", bundle)[1]
+    assert "labels   LABEL_0, LABEL_1\n" in out and "head     tags, " in out

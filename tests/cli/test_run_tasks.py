@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import json
 import subprocess
 import sys
@@ -14,13 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-import transformers
 
 import torchless
-from torchless.cli import main
-from torchless.cli.forms import FORMS
+from torchless.cli.forms import CHOOSE, FORMS, SCORE
 from torchless.cli.run import STRATEGIES, spell_out
-from torchless.export import export
 from torchless.generation_config import GenerationConfig
 from torchless.model import STRATEGIES as KNOWN_STRATEGIES
 from torchless.tasks import TASKS
@@ -28,45 +24,6 @@ from torchless.tasks import TASKS
 Shell = Callable[..., tuple[int, str, str]]
 NLI = {0: "contradiction", 1: "entailment"}
 CONTEXT = "Call me Ishmael. Some years ago the whale was strong."
-
-
-@pytest.fixture
-def shell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """Run a command in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object, given: str | bytes = "") -> tuple[int, str, str]:
-        content = given.encode() if isinstance(given, str) else given
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def bundles(bert_bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A bundle for each task of an encoder, by the task's name."""
-    folder = tmp_path_factory.mktemp("run")
-    config = tiny.bert("text-classification").config
-    models = {
-        "zero-shot-classification": tiny.bert(
-            "text-classification", id2label=NLI, label2id={name: i for i, name in NLI.items()}
-        ),
-        "text-ranking": tiny.bert("text-classification", num_labels=1),
-        "multiple-choice": tiny.uneven(transformers.BertForMultipleChoice(config), 7),
-        "next-sentence-prediction": tiny.uneven(transformers.BertForNextSentencePrediction(config), 7),
-        "token-classification": tiny.uneven(transformers.BertForTokenClassification(config), 7),
-        "question-answering": tiny.uneven(transformers.BertForQuestionAnswering(config), 7),
-    }
-    made = {
-        task: export(model, folder / task, tokenizer=tiny.wordpiece(), check=False)
-        for task, model in models.items()
-    }
-    return {**bert_bundles, **made}
 
 
 def rows(out: str) -> list[dict[str, Any]]:
@@ -77,10 +34,12 @@ def rows(out: str) -> list[dict[str, Any]]:
 
 
 def test_every_option_is_one_of_its_task() -> None:
-    assert set(FORMS) == set(TASKS)
+    assert set(FORMS) == {*TASKS, CHOOSE, SCORE}
     assert STRATEGIES == KNOWN_STRATEGIES
     for task, form in FORMS.items():
-        call = inspect.signature(getattr(torchless, TASKS[task].cls).__call__)
+        method = task if task in (CHOOSE, SCORE) else "__call__"
+        kind = torchless.TextGeneration if task in (CHOOSE, SCORE) else getattr(torchless, TASKS[task].cls)
+        call = inspect.signature(getattr(kind, method))
         known = {*call.parameters, *(GenerationConfig.__dataclass_fields__ if task == "text-generation" else ())}
         assert set(form.options) <= known, task
 
@@ -242,7 +201,10 @@ def test_next_sentences_are_pairs(shell: Shell, bundles: dict[str, Path]) -> Non
     given = '{"text": "a", "text_pair": "b"}'
     assert rows(shell("run", bundle, "--json-lines", "--json", given=given)[1])[0]["label"] == expected.label
     code, _, err = shell("run", bundle, "a")
-    assert code == 1 and "next-sentence-prediction needs TEXT and --pair; or --json-lines with text, text_p" in err
+    assert (
+        code == 1 and "next-sentence-prediction needs --pair A B, and no TEXT; or --json-lines with text, t" in err
+    )
+    assert shell("run", bundle, "--pair", "a", "b", "c")[2] == err
 
 
 def test_passages_are_ranked(shell: Shell, bundles: dict[str, Path], tmp_path: Path) -> None:
@@ -304,24 +266,6 @@ def test_a_text_that_begins_with_a_dash_and_is_no_option_is_a_text(
 def test_a_misspelt_option_is_no_text(shell: Shell, bundles: dict[str, Path], option: str) -> None:
     code, out, err = shell("run", bundles["text-classification"], "a", option)
     assert (code, out) == (2, "") and f"unrecognized arguments: {option}" in err
-
-
-@pytest.mark.parametrize(
-    ("line", "match"),
-    [
-        ("{", "standard input, line 2 is not JSON"),
-        ("5", "standard input, line 2 is no JSON object: give one with text, text_pair, id"),
-        ('{"txt": "a"}', "standard input, line 2: txt is no field of text-classification (known: text, text_p"),
-        ('{"text_pair": "a"}', "standard input, line 2 lacks text, which text-classification needs"),
-        ('{"text": 5}', "expected text, got int"),
-    ],
-)
-def test_a_line_that_is_wrong_is_named(shell: Shell, bundles: dict[str, Path], line: str, match: str) -> None:
-    bundle = bundles["text-classification"]
-    code, out, err = shell("run", bundle, "--json-lines", given='{"text": "a"}\n' + line)
-    assert (code, out) == (1, "") and match in err and err.count("\n") == 1
-    code, out, err = shell("run", bundle, "--json-lines", "--json", "-i", given=line + '\n{"text": "a", "id": 7}\n')
-    assert code == 0 and rows(out)[0]["id"] == 7 and err.count("torchless: ") == 1  # the others are answered
 
 
 def test_a_file_that_cannot_be_read_is_named(shell: Shell, bundles: dict[str, Path], tmp_path: Path) -> None:

@@ -92,6 +92,15 @@ class Replaced(transformers.BertForSequenceClassification):
         return self.my_head(self.bert(input_ids, token_type_ids=token_type_ids).pooler_output)
 
 
+class Doubled(transformers.BertForSequenceClassification):
+    """The same layers, another computation."""
+
+    def forward(self, *args: Any, **given: Any) -> Any:
+        answer = super().forward(*args, **given)
+        answer.logits = answer.logits * 2
+        return answer
+
+
 class Tagger(transformers.BertPreTrainedModel):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -183,12 +192,22 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (Mean, {"head": "verdict"}, r"model\.onnx differs from transformers .* by [\d.e-]+"),
     (Silent, {"head": "verdict"}, "the forward of this Silent gives no logits: it cannot be compared"),
     (Demanding, {"head": "verdict"}, "the forward of this Demanding fails with input_ids .TypeError: .*prices"),
-    (Judge, {}, "lacks the tensor score.weight"),
+    (Judge, {}, "Judge has no layer score, in which a GPT2ForSequenceClassification ends .*verdict.* pass head="),
+    (Replaced, {"task": None}, "no place in the graph: my_head.bias, my_head.weight: .* give its name as head="),
+    (
+        Doubled,
+        {"task": None},
+        r"differs from transformers .* what this module computes .or the forward of Doubled, i",
+    ),
     (Judge, {"head": "score"}, "Judge has no layer 'score' .it has: transformer, verdict"),
     (Judge, {"head": "verd"}, "Judge has no layer 'verd'"),
     (Judge, {"head": 5}, "head=5 is a int, expected a str"),
     (Judge, {"head": "verdict", "task": "text-generation"}, r"ties lm_head\.weight to another tensor, but their"),
-    (Judge, {"head": "verdict", "task": None}, "the architecture Judge is not supported .* pass task="),
+    (
+        Judge,
+        {"head": "verdict", "task": None},
+        "the architecture Judge is not supported .* pass task= .* and head= ",
+    ),
 ]
 
 

@@ -69,7 +69,10 @@ BERT_CONFIGS: list[tuple[dict[str, Any], str]] = [
     ({"hidden_act": "geglu"}, "the activation 'geglu' is not supported"),
     ({"num_attention_heads": 5}, "hidden_size=32 is not a multiple of num_attention_heads=5"),
     ({"architectures": ["BertForCausalLM"]}, "BertForCausalLM is not supported"),
-    ({"architectures": ["BertForQuestionAnswering"]}, r"lacks the tensor qa_outputs\.weight"),
+    (
+        {"architectures": ["BertForQuestionAnswering"]},
+        "has no layer qa_outputs, in which a BertForQuestionAnswering ends",
+    ),
     ({"type_vocab_size": 3}, r"token_type_embeddings\.weight has shape \[2, 32\], config\.json makes it \[3, 32\]"),
     ({"id2label": {"0": "ham", "1": "spam"}}, "id2label names 2 labels, the classifier has 3"),
     ({"id2label": {"1": "a", "2": "b", "3": "c"}}, "id2label does not number its labels 0, 1, 2"),
@@ -97,7 +100,8 @@ def test_a_bert_config_that_is_not_implemented_is_refused_by_field_and_value(
         ({"pooling": "mean"}, "pooling and normalize belong to feature-extraction, not to text-generation"),
         ({"normalize": False}, "pooling and normalize belong to feature-extraction"),
         ({"tokenizer": 5}, "tokenizer= is a int: give a path"),
-        ({"tokenizer": "nowhere"}, "nowhere is missing: .*pass tokenizer="),
+        ({"tokenizer": "nowhere"}, "the tokenizer nowhere is missing: give a tokenizer.json, vocab"),
+        ({"tokenizer": "nope.pkl"}, "the tokenizer nope.pkl is missing: .* nanoGPT's meta.pkl"),
     ],
     ids=str,
 )
@@ -149,3 +153,66 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     tiny.refused(
         tmp_path / "nowhere", "nowhere is not a folder: give the folder that save_pretrained wrote", tmp_path
     )
+
+
+MINILM = [
+    {"idx": 0, "type": "sentence_transformers.models.Transformer", "path": ""},
+    {"idx": 1, "type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+]
+MODULES_JSON, LIMITS, POOLING = "modules.json", "sentence_bert_config.json", "1_Pooling/config.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "match"),
+    [
+        (MODULES_JSON, {}, "modules.json is no list of modules"),
+        (MODULES_JSON, [1], "modules.json is no list of modules"),
+        (LIMITS, [1], "sentence_bert_config.json holds a list, not an object"),
+        (LIMITS, {"max_seq_length": "512"}, "sentence_bert_config.json: max_seq_length is '512', expected a whole"),
+        (LIMITS, {"max_seq_length": -3}, "max_seq_length is -3"),
+        (LIMITS, {"max_seq_length": 0}, "max_seq_length is 0"),
+        (LIMITS, {"max_seq_length": 1.5}, "max_seq_length is 1.5"),
+        (LIMITS, {"max_seq_length": True}, "max_seq_length is True"),
+        (POOLING, [1], "1_Pooling.config.json holds a list, not an object"),
+    ],
+    ids=str,
+)
+def test_files_of_sentence_transformers_that_hold_something_else_are_refused_by_name(
+    file: str, content: Any, match: str, bert_checkpoints: dict[str, Path], copy_of: CopyOf, tmp_path: Path
+) -> None:
+    folder = copy_of(bert_checkpoints["feature-extraction"])
+    (folder / "1_Pooling").mkdir()
+    for name, sound in {MODULES_JSON: MINILM, POOLING: {"pooling_mode_cls_token": True}, file: content}.items():
+        (folder / name).write_text(json.dumps(sound))
+    tiny.refused(folder, match, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"num_labels": 7}, {"hidden_act": None}, {"pad_token_id": 99_999}, {"initializer_range": "a"}],
+    ids=str,
+)
+def test_a_config_that_transformers_refuses_is_told_in_its_words(
+    fields: dict[str, Any], classifier_folder: Path, tmp_path: Path
+) -> None:
+    tiny.change_json(classifier_folder / "config.json", **fields)
+    match = r"transformers makes no BertForSequenceClassification of it \(\w+: .+\): mend its config.json"
+    tiny.refused(classifier_folder, match, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("task", "match"),
+    [
+        ("text-ranking", "text-ranking needs a head with one label, this one has ham, spam, unsure"),
+        ("zero-shot-classification", 'with a label "entailment" and its opposite: this one has ham, spam, unsure'),
+    ],
+)
+def test_a_head_that_cannot_do_the_task_is_refused(
+    task: str, match: str, classifier_folder: Path, tmp_path: Path
+) -> None:
+    tiny.refused(classifier_folder, match, tmp_path, task=task)
+
+
+def test_a_head_of_one_label_named_entailment_is_no_head_for_inference(tmp_path: Path) -> None:
+    model = tiny.bert("text-classification", id2label={0: "entailment"}, label2id={"entailment": 0})
+    tiny.refused(model, "this one has entailment", tmp_path, task="zero-shot-classification")

@@ -120,7 +120,7 @@ def test_hidden_states_equal_those_of_the_pipeline(embedding: Embedding, bert_mo
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"normalize": 1}, "normalize=1: give True, False or None"),
+        ({"normalize": 1}, "normalize=1: give True or False"),
         ({"truncate_dim": 0}, "truncate_dim=0: give a whole number of 1 or more"),
         ({"truncate_dim": 33}, "truncate_dim=33: the vectors have 32 numbers"),
     ],

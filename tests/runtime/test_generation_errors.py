@@ -84,7 +84,7 @@ def test_one_prompt_is_wanted_where_one_text_comes_out(gpt: TextGeneration) -> N
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"max_tokens": 5}, r"unknown setting max_tokens \(known: bad_words_ids, do_sample, .*max_new_tokens"),
+    ({"max_tokens": 5}, r"unknown setting max_tokens \(known: bad_words_ids, .*do_sample, .*max_new_tokens"),
     ({"max_new_tokens": -1}, "max_new_tokens=-1: give 0 or more or None"),
     ({"max_new_tokens": 1.5}, "max_new_tokens=1.5: give"),
     ({"max_new_tokens": True}, "max_new_tokens=True: give"),

@@ -183,7 +183,7 @@ def test_the_order_of_choices_and_their_number_change_no_log_probability(
         (["The"], ["a"], {}, "expected text, got list"),
         ("The", [" a", ""], {}, "choice 1 is empty: give at least one token"),
         ("", ["a", "b"], {}, "the context has no token of its own"),
-        ("The", ["a"], {"normalize": "words"}, "normalize='words': give tokens, bytes, none"),
+        ("The", ["a"], {"normalize": "words"}, "normalize='words': give tokens, bytes or none"),
     ],
     ids=str,
 )

@@ -148,7 +148,7 @@ def test_both_orders_add_the_logits_of_a_pair_and_of_its_reverse(
 
 
 def test_both_orders_of_a_gpt_end_with_its_extract_token(made: Open) -> None:
-    config = tiny.gpt2(num_labels=2, pad_token_id=0).config
+    config = tiny.gpt2(num_labels=2).config
     model = tiny.uneven(transformers.GPT2ForSequenceClassification(config), 5)
     tokenizer = tiny.bpe()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -157,7 +157,6 @@ def test_both_orders_of_a_gpt_end_with_its_extract_token(made: Open) -> None:
     )  # fmt: skip
     pair = ("The union", "a prize")
     with torch.no_grad():
-        model.config.pad_token_id = None  # its answer at the very end, as ours
         logits = [model(torch.tensor([tokenizer.encode(*texts).ids])).logits[0] for texts in (pair, pair[::-1])]
     ours = made(model, tokenizer=tokenizer)
     mine = ours([pair, ("a", "b")], both_orders=True)[0]
@@ -254,7 +253,11 @@ def test_a_head_that_knows_no_entailment_is_refused_with_its_labels(bert_bundles
         ({"candidate_labels": []}, r"candidate_labels=\[\]: give a list of labels, at least one"),
         ({"candidate_labels": " , "}, "candidate_labels=' , ': give"),
         ({"candidate_labels": None}, "candidate_labels=None: give"),
-        ({"candidate_labels": ["a", 5]}, "expected text, got int"),
+        ({"candidate_labels": ["a", 5]}, "candidate_labels: expected text, got int"),
+        ({}, "candidate_labels=None: give a list of labels"),
+        ({"candidate_labels": ["{}"]}, "candidate_labels: '{}' leaves the template as it is: give a label of wo"),
+        ({"candidate_labels": ["a"], "multi_label": "no"}, "multi_label='no': give True or False"),
+        ({"candidate_labels": ["a"], "hypothesis_template": "{[a]}"}, "write {} once where the label goes"),
         ({"candidate_labels": ["a", "b", "a"]}, "candidate_labels has 'a' twice"),
         (
             {"candidate_labels": ["a"], "hypothesis_template": "no place"},
@@ -263,7 +266,7 @@ def test_a_head_that_knows_no_entailment_is_refused_with_its_labels(bert_bundles
         ({"candidate_labels": ["a"], "hypothesis_template": "{} {}"}, "write {} once where the label goes"),
         ({"candidate_labels": ["a"], "hypothesis_template": "{x}"}, "write {} once where the label goes"),
         ({"candidate_labels": ["a"], "hypothesis_template": "{"}, "write {} once where the label goes"),
-        ({"candidate_labels": ["a"], "hypothesis_template": None}, "expected text, got NoneType"),
+        ({"candidate_labels": ["a"], "hypothesis_template": None}, "hypothesis_template: expected text, got None"),
         ({"candidate_labels": ["a"], "top_k": 0}, "top_k=0: give a whole number of 1 or more"),
         ({"candidate_labels": ["a"], "truncation": "yes"}, "truncation='yes': give"),
         ({"candidate_labels": [LONG]}, "truncation='only_first' leaves .* tokens whole, the model takes 40"),
@@ -415,9 +418,10 @@ def test_cutting_a_context_leaves_question_and_choice_whole(
     [
         ({"choices": []}, r"choices=\[\]: give a list of texts, at least one"),
         ({"choices": "ab"}, "choices='ab': give a list"),
-        ({"choices": ["a", None]}, "expected text, got NoneType"),
-        ({"context": None}, "expected text, got NoneType"),
-        ({"question": 5}, "expected text, got int"),
+        ({"choices": ["a", None]}, "choices: expected text, got NoneType"),
+        ({"choices": None}, "choices=None: give a list of texts"),
+        ({"context": None}, "context: expected text, got NoneType"),
+        ({"question": 5}, "question: expected text, got int"),
         ({"context": ["a", "b", "c"]}, "3 contexts need a list of as many choices, and questions if any"),
         ({"context": ["a"], "choices": [["b"]], "question": "c"}, "1 contexts need a list of as many choices"),
     ],
@@ -446,7 +450,7 @@ def test_next_sentences_equal_torch(following: NextSentencePrediction, next_mode
 
 
 @pytest.mark.parametrize("text", ["the [MASK] is strong", "a [MASK] of my [MASK]"])
-@pytest.mark.parametrize("targets", ["union", ["union", "people", "Prize"], ["union", "union", "##ion"]], ids=str)
+@pytest.mark.parametrize("targets", ["union", ["union", "people", "Prize"], ["union", "union", "##on"]], ids=str)
 def test_targets_are_scored_as_the_pipeline_scores_them(
     fill_mask: FillMask, bert_models: dict[str, Any], text: str, targets: Any
 ) -> None:

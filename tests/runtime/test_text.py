@@ -137,3 +137,7 @@ def test_one_token_is_shown_with_its_leading_space() -> None:
     assert tokenizer.token(tokenizer.ids(" the")[0]).startswith(" ")
     assert tokenizer.token(0) == tiny.END
     assert isinstance(tokenizer.fast, FastTokenizer)
+
+
+def test_the_vocabulary_of_the_tests_is_the_same_every_time() -> None:
+    assert tiny.wordpiece_json() == tiny.wordpiece_json.__wrapped__() == tiny.wordpiece_json.__wrapped__()
