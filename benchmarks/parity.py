@@ -191,7 +191,8 @@ onnxruntime finds most of the fused operators by itself, and its error can be th
 **Same** counts the texts (sentences and mails of `examples/data`) that get the same labels, entities, answers or
 token ids here, in the same order and with all scores within 1e-4, as from the pipeline of transformers. A text is
 asked in every way that the task has: all five aggregation strategies, answers with and without windows, and so on
-(`benchmarks/parity_tasks.py`). Places are compared without the white space around them. What has no pipeline is
+(`benchmarks/parity_tasks.py`). Places are compared without the white space around them,
+and entities of no character at all are left out. What has no pipeline is
 compared with the model in torch, called by hand.
 
 Random weights are uneven, so that no bias and no scale could go missing unseen: {num_hidden_layers} layers of
