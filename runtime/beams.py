@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.decoder import Decoder
+from torchless.errors import InputError
 from torchless.generation_config import GenerationConfig
 from torchless.sampling import Filter, check_numbers, log_softmax, make_filters
 
@@ -34,6 +35,10 @@ def beam_search(decoder: Decoder, prompt: list[int], config: GenerationConfig, b
     With config.samples the candidates of a step are drawn without replacement, by their accumulated
     log-probability, instead of being the best ones.
     """
+    if config.num_beams > decoder.vocab_size - len(config.eos_token_id):
+        raise InputError(
+            f"num_beams={config.num_beams:,}: the vocabulary has {decoder.vocab_size:,} tokens, give fewer"
+        )
     if budget == 0:
         return [Beam([], 0.0, "length")] * config.num_return_sequences
     search = Search(prompt, config, budget)

@@ -198,7 +198,7 @@ def check_messages(messages: object) -> list[Message]:
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise InputError(f'{message!r} is no message: give {{"role": ..., "content": ...}}')
-        check_text(message.get("content"))
+        check_text(message.get("content"), "content")
     if messages[-1]["role"] == "assistant":
         raise InputError("the assistant has said the last word: end with a user's message")
     return list(messages)

@@ -48,7 +48,9 @@ class KVCache:
         if slots <= self.capacity:
             return False
         if slots > self.limit:
-            raise ContextLengthError(f"{slots:,} tokens do not fit the model's context of {self.limit:,}")
+            raise ContextLengthError(
+                f"{slots:,} tokens do not fit the model's context of {self.limit:,}: shorten the text"
+            )
         grown = min(-(-slots // GROWTH) * GROWTH, self.limit)
         layers, two, rows, heads, _, size = self._shape
         data = np.zeros((layers, two, rows, heads, grown, size), np.float32)

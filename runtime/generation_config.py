@@ -281,7 +281,9 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     if "eos_token_id" in given:
         given["eos_token_id"] = _ids_of(given["eos_token_id"])
     if "stop_strings" in given:
-        strings = given["stop_strings"] or ()
+        strings = () if given["stop_strings"] is None else given["stop_strings"]
+        if not isinstance(strings, str | Sequence):
+            raise InputError(f"stop_strings={strings!r}: give a text or a list of texts")
         given["stop_strings"] = (strings,) if isinstance(strings, str) else tuple(strings)
     if "bad_words_ids" in given:
         words = given["bad_words_ids"] or ()

@@ -52,12 +52,19 @@ def default_threads() -> int:
 
 
 def open_session(
-    bundle: Bundle, graph: Graph, provider: Provider, *, threads: int | None = None, spin: bool = False
+    bundle: Bundle,
+    graph: Graph,
+    provider: Provider,
+    *,
+    threads: int | None = None,
+    spin: bool = False,
+    optimize: bool = True,
 ) -> ort.InferenceSession:
     """Open one graph of a bundle.
 
     threads: for one operator; None or 0 for one a physical core. spin: let idle threads busy-wait between two
-    calls (a little faster in a tight loop, and a core burnt by a program that waits for its user).
+    calls (a little faster in a tight loop, and a core burnt by a program that waits for its user). optimize:
+    let onnxruntime fuse operators; without it a graph is computed as it is written.
 
     Raises BundleError for a graph that this onnxruntime cannot read, ProviderError for a provider that did not
     take it.
@@ -71,6 +78,8 @@ def open_session(
     options.log_severity_level = 4  # errors become exceptions, and their lines would stand beside ours
     options.intra_op_num_threads = wanted or default_threads()
     options.inter_op_num_threads = 1
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_mem_pattern = False  # shapes change with every text, so no plan fits twice
     if not spin:
         options.add_session_config_entry("session.force_spinning_stop", "1")

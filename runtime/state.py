@@ -121,7 +121,7 @@ class State:
             text = json.dumps(header).encode()
             text += b" " * (-len(text) % 8)
             content = [len(text).to_bytes(8, "little"), text, *(one.tobytes() for one in tensors.values())]
-        _write(Path(path), content)
+        _write(_path(path), content)
 
 
 class LastState:
@@ -148,9 +148,15 @@ class LastState:
 DTYPES = {"ids": "I64", "past": "F32"}
 
 
+def _path(path: object) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"path={path!r}: give the path of a file")
+    return Path(path)
+
+
 def load_state(path: str | os.PathLike[str], decoder: Decoder, bundle: str) -> State:
     """What State.save wrote. InputError for anything else, and for a state of another bundle."""
-    where = Path(path)
+    where = _path(path)
     try:
         if not where.is_file():
             raise InputError(f"{where} is not a file: give one that state.save(path) wrote")

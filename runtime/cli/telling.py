@@ -17,6 +17,8 @@ def with_flags(message: str) -> str:
     """`pass stride=` becomes `pass --stride`, `pass keep=4` `pass --keep 4`; `--x (--x)` is said once."""
 
     def flag(found: re.Match[str]) -> str:
+        if found[2] == "errors":  # of bytes.decode, which is Python's
+            return found[0]
         value = "" if found[3] in ("", "True") else f" {found[3]}"
         return f"{found[1]} --{found[2].replace('_', '-')}{value}"
 

@@ -176,7 +176,8 @@ def test_without_torch_an_export_is_checked_against_the_other_dialect(
         record = read_bundle(out).manifest.parity
         assert record is not None
         assert "dialect in onnxruntime (torch was not installed)" in record["against"]
-        assert 0 <= record["max_abs_error"] < 1e-4
+        assert record["max_abs_error"] < 1e-4
+        assert record["max_abs_error"] > 0 or dialect != "fused"  # else a graph is compared with itself
         assert verify(out).ok
 
 

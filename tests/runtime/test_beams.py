@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchless import TextGeneration
+from torchless import InputError, TextGeneration
 from torchless.beams import beam_search
 from torchless.generation_config import GenerationConfig
 
@@ -104,3 +104,9 @@ def test_drawn_beams_follow_the_distribution_of_transformers(gpt: TextGeneration
     assert len(every) > 5
     assert chi_square < len(every) + 4 * (2 * len(every)) ** 0.5, (one, other)
     assert ours(gpt, ids, seed=3, **options) == ours(gpt, ids, seed=3, **options)
+
+
+def test_more_beams_than_tokens_are_refused(gpt: TextGeneration) -> None:
+    for beams, ends in ((321, None), (320, 5), (1000, None)):
+        with pytest.raises(InputError, match=f"num_beams={beams:,}: the vocabulary has 320 tokens, give fewer"):
+            gpt("The union", num_beams=beams, eos_token_id=ends, max_new_tokens=2)

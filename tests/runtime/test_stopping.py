@@ -138,6 +138,8 @@ def test_several_texts_of_one_prompt_differ_and_repeat_with_their_seed(gpt: Text
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"stop_strings": [""]}, "stop_strings: '': give texts of one character or more"),
     ({"stop_strings": [5]}, "stop_strings: 5: give texts"),
+    ({"stop_strings": 5}, "stop_strings=5: give a text or a list of texts"),
+    ({"stop_strings": ""}, "stop_strings: '': give texts of one character or more"),
     ({"max_time": -1}, "max_time=-1: give seconds"),
     ({"logprobs": -1}, "logprobs=-1: give 0 or more"),
     ({"num_beams": 2, "stop_strings": ["a"]}, "not with num_beams"),
