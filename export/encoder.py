@@ -20,7 +20,7 @@ from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
 from torchless.export.families import Facts
 from torchless.export.heads import EncoderInputs, Head, forgive_other_heads, write_head
-from torchless.export.parts import Biased, activate, add, embed, linear, norm, settle
+from torchless.export.parts import Biased, activate, add, embed, linear, norm
 from torchless.export.weights import Float, Weights
 
 
@@ -142,7 +142,7 @@ def embeddings(b: Builder, c: EncoderConfig, w: Weights, inputs: EncoderInputs, 
     x = embed(b, *vectors("word", c.vocab_size), inputs.ids)
     name, positions = vectors("position", c.max_position_embeddings)
     if inputs.types:
-        x = settle(b, add(b, x, embed(b, *vectors("token_type", c.type_vocab_size), inputs.types)))
+        x = add(b, x, embed(b, *vectors("token_type", c.type_vocab_size), inputs.types))
     elif c.type_vocab_size:
         positions = positions + vectors("token_type", c.type_vocab_size)[1][0]  # the only segment is everywhere
     if position_ids:

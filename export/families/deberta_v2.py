@@ -142,9 +142,9 @@ def embeddings(b: Builder, c: DebertaConfig, w: Weights, inputs: EncoderInputs) 
     if c.position_biased_input:
         zero, length = b.constant([0], np.int64), b.op("Shape", inputs.ids, start=1, end=2)
         places = b.op("Slice", b.weight(*vectors("position", c.max_position_embeddings)), zero, length, zero)
-        x = settle(b, add(b, x, places))
+        x = add(b, x, places)
     if c.type_vocab_size:
-        x = settle(b, add(b, x, embed(b, *vectors("token_type", c.type_vocab_size), inputs.types)))
+        x = add(b, x, embed(b, *vectors("token_type", c.type_vocab_size), inputs.types))
     if c.embedding_size != c.hidden_size:
         x = settle(b, linear(b, x, w.under("embed_proj"), c.embedding_size, c.hidden_size))
     return only_tokens(b, norm(b, x, w.under("LayerNorm"), c.hidden_size, c.eps), inputs.mask)

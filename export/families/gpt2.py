@@ -20,7 +20,6 @@ from torchless.export.families import Facts
 from torchless.export.heads import LABELLED, Head, Outputs, forgive_other_heads, width_of
 from torchless.export.parts import (
     Biased,
-    Pending,
     activate,
     add,
     conv1d,
@@ -129,7 +128,7 @@ def write_decoder(b: Builder, config: Config, c: GPT2Config, w: Weights, head: H
 
 def gpt2(b: Builder, c: GPT2Config, w: Weights, inputs: DecoderInputs) -> Value:
     """-> hidden states of the rows asked for [B,K,D]."""
-    x: Pending = embeddings(b, c, w, inputs, "wpe.weight")
+    x = embeddings(b, c, w, inputs, "wpe.weight")
     for i in range(c.n_layer):
         h = w.under(f"h.{i}")
         x = add(b, x, attention(b, c, layer_norm(b, c, x, h.under("ln_1")), h.under("attn"), inputs, i))
@@ -137,14 +136,14 @@ def gpt2(b: Builder, c: GPT2Config, w: Weights, inputs: DecoderInputs) -> Value:
     return pick_rows(b, layer_norm(b, c, x, w.under("ln_f")), inputs.logits_positions)
 
 
-def embeddings(b: Builder, c: GPT2Config, w: Weights, inputs: DecoderInputs, positions: str) -> Pending:
+def embeddings(b: Builder, c: GPT2Config, w: Weights, inputs: DecoderInputs, positions: str) -> Value:
     """Token and position vectors, added, [B,S] -> [B,S,D]."""
     words, places = w.shaped(c.embedding, c.vocab_size, c.n_embd), w.shaped(positions, c.n_positions, c.n_embd)
     tokens = embed(b, w.name(c.embedding), words, inputs.input_ids)
     return add(b, tokens, embed(b, w.name(positions), places, inputs.position_ids))
 
 
-def layer_norm(b: Builder, c: GPT2Config, x: Pending, w: Weights) -> Value:
+def layer_norm(b: Builder, c: GPT2Config, x: Value, w: Weights) -> Value:
     """[B,S,D] -> [B,S,D]."""
     return norm(b, x, w, c.n_embd, c.eps, bias=c.bias)
 

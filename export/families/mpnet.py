@@ -1,5 +1,7 @@
 """MPNet (Song et al., 2020): BERT's blocks, with one bias by distance (T5's buckets) for every layer's attention.
 
+The heads are RoBERTa's.
+
 Letters as in parts.py; C the longest text. The names of weights are the checkpoint's own.
 """
 
@@ -25,15 +27,8 @@ from torchless.export.encoder import (
     write_encoder,
 )
 from torchless.export.families import Facts
-from torchless.export.heads import (
-    EncoderInputs,
-    Head,
-    body,
-    first_token_scores,
-    masked_words,
-    span_scores,
-    token_scores,
-)
+from torchless.export.families.roberta import HEADS
+from torchless.export.heads import EncoderInputs, Head
 from torchless.export.weights import Float, Weights
 
 BASE = EncoderConfig(vocab_size=30527)
@@ -95,24 +90,3 @@ def buckets(distance: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     bucket = np.where(far < EXACT, far, np.minimum(by_logarithm, half - 1))
     result: npt.NDArray[np.int64] = bucket + half * (distance < 0)
     return result
-
-
-word_scores = masked_words(
-    transform="lm_head.dense",
-    layer_norm="lm_head.layer_norm",
-    decoder="lm_head.decoder",
-    bias="lm_head.bias",
-    activation="gelu",  # whatever the blocks have
-)
-text_scores = first_token_scores("classifier.dense", "tanh", "classifier.out_proj")
-choice_scores = first_token_scores("pooler.dense", "tanh", "classifier")
-
-POOLED, CLASSIFIER = r"pooler\..*", r"classifier\..*"
-HEADS = {
-    "Model": Head("feature-extraction", body),
-    "ForMaskedLM": Head("fill-mask", word_scores, (r"lm_head\..*",)),
-    "ForSequenceClassification": Head("text-classification", text_scores, (CLASSIFIER,)),
-    "ForMultipleChoice": Head("multiple-choice", choice_scores, (POOLED, CLASSIFIER)),
-    "ForTokenClassification": Head("token-classification", token_scores, (CLASSIFIER,)),
-    "ForQuestionAnswering": Head("question-answering", span_scores, (r"qa_outputs\..*",)),
-}

@@ -25,7 +25,7 @@ from torchless.export.families.gpt2 import (
     write_decoder,
 )
 from torchless.export.heads import Head
-from torchless.export.parts import add, pick_rows, settle
+from torchless.export.parts import add, pick_rows
 from torchless.export.weights import Weights
 
 __all__ = ["HEADS", "build", "openai_gpt"]
@@ -63,7 +63,7 @@ def build(b: Builder, config: Config, weights: Weights, head: Head, pooling: Poo
 
 def openai_gpt(b: Builder, c: GPT2Config, w: Weights, inputs: DecoderInputs) -> Value:
     """-> hidden states of the rows asked for [B,K,D]."""
-    x = settle(b, embeddings(b, c, w, inputs, "positions_embed.weight"))  # [B,S,D]
+    x = embeddings(b, c, w, inputs, "positions_embed.weight")  # [B,S,D]
     for i in range(c.n_layer):
         h = w.under(f"h.{i}")
         x = layer_norm(b, c, add(b, x, attention(b, c, x, h.under("attn"), inputs, i)), h.under("ln_1"))
