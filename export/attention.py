@@ -89,9 +89,12 @@ def causal_attention(
 def _grouped_query(
     b: Builder, packed: Value, past: list[Value], inputs: DecoderInputs, heads: int, size: int, scale: float
 ) -> list[Value]:
+    # A sink of weight exp(lowest) = 0 changes no bit, and keeps the CPU from a tiled kernel that makes int8 models
+    # a quarter slower to read a prompt (onnxruntime 1.31, 1.32; docs/performance.md).
+    sink = b.constant([LOWEST] * heads, np.float32)
     return b.ops(
         "GroupQueryAttention", packed, "", "", *past, inputs.seqlens_k, inputs.total_sequence_length,
-        outputs=3, domain=CONTRIB, num_heads=heads, kv_num_heads=heads, scale=scale,
+        "", "", "", "", sink, outputs=3, domain=CONTRIB, num_heads=heads, kv_num_heads=heads, scale=scale,
     )  # fmt: skip
 
 

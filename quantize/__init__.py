@@ -35,8 +35,9 @@ def quantize(
     Returns the new bundle's path. Raises QuantizationError for what cannot be quantized and BundleError for
     what cannot be read or written; nothing is left behind then.
     """
-    chosen = find_recipe(recipe)
+    find_recipe(recipe)  # before the minute that hashing may take
     source = read_bundle(bundle, verify=True)  # damaged weights would get a sound new hash
+    chosen = find_recipe(recipe, decodes=source.manifest.cache is not None)
     graph = _graph_to_quantize(source)
     if source.path.resolve().is_relative_to(Path(out).resolve()):
         raise QuantizationError(f"{out} is or holds the bundle to be quantized: choose another name")

@@ -101,7 +101,7 @@ class Draft:
             if name in read:
                 self.add(name, self.array(name))
         old = self.model.graph  # its value_info is left out: some of those values are gone
-        tensors = list(self._new.values())
+        tensors = [tensor for name, tensor in self._new.items() if name in read]
         graph = helper.make_graph(self.nodes, old.name, list(old.input), list(old.output), tensors)
         self.model.graph.CopyFrom(graph)
         if all(opset.domain != CONTRIB for opset in self.model.opset_import):

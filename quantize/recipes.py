@@ -7,7 +7,7 @@ embeddings, of positions and segments; the `body` is every other product.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torchless.errors import QuantizationError
@@ -44,6 +44,7 @@ class Recipe:
     ends: Blocks
     tables: Blocks
     why: str
+    encoder: Scheme | None = None  # the body of an encoder, where it is another one
 
     def record(self) -> dict[str, Any]:
         """For the manifest: the name, and the scheme of each part."""
@@ -67,15 +68,17 @@ RECIPES = {
         ),
         Recipe(
             "int4",
-            body=Blocks(4, 32),
+            body=Blocks(4, 128),
             ends=Blocks(8, 128),
             tables=Blocks(8, 128),
-            why="Three quarters of int8's size for a GPT-2; its vocabulary at 8 bits is 20 MB of that, and "
-            "keeps the ranking of tokens.",
+            why="Two thirds of int8's size for a GPT-2; its vocabulary at 8 bits is 20 MB of that, and keeps the "
+            "ranking of tokens. Blocks of 32 take a third more time, and with plain scales have the perplexity of "
+            "blocks of 128 with searched ones. In an encoder they keep more: 84 % of MiniLM's ten nearest, not 80.",
+            encoder=Blocks(4, 32),
         ),
         Recipe(
             "int4-all",
-            body=Blocks(4, 32),
+            body=Blocks(4, 128),
             ends=Blocks(4, 32),
             tables=Blocks(8, 128),
             why="The smallest. Positions stay at 8 bits: they are a hundredth of the file.",
@@ -84,7 +87,9 @@ RECIPES = {
 }
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str, *, decodes: bool = True) -> Recipe:
+    """The recipe as it is for a decoder, or else for an encoder. Raises QuantizationError for an unknown name."""
     if name not in RECIPES:
         raise QuantizationError(f"recipe={name!r} is unknown (known: {', '.join(RECIPES)})")
-    return RECIPES[name]
+    recipe = RECIPES[name]
+    return recipe if decodes or recipe.encoder is None else replace(recipe, body=recipe.encoder)

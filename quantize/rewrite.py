@@ -142,9 +142,11 @@ def to_blocks(draft: Draft, matrix: Matrix, scheme: Blocks) -> Blocks:
     scales = draft.add(f"{weight}.scale", scale)
     for node in matrix.readers:
         if node.op_type == "Gather":
-            # The same bytes in another shape: the operator wants as many dimensions as its codes have.
+            # The same bytes again: scales with as many dimensions as the operator's codes have, and codes under a
+            # name of their own, since a product's are packed at load and would all stay in memory for the lookup.
             each = draft.add_view(f"{scales}.gather", (*scale.shape, 1), of=scales)
-            draft.replace(node, _gather(draft, node, weight, each, length, scheme.bits, size))
+            table = draft.add_view(f"{weight}.gather", codes.shape, of=weight)
+            draft.replace(node, _gather(draft, node, table, each, length, scheme.bits, size))
             continue
         product = _node(
             "MatMulNBits", [node.input[0], weight, scales], node.output[0], domain=CONTRIB,

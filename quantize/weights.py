@@ -16,6 +16,8 @@ Float = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 TINY = float(np.finfo(np.float32).tiny)  # a smaller scale is subnormal, and its reciprocal infinite
+SHARES = [sign * share for share in (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 1.05, 1.1) for sign in (1, -1)]
+PIECE = 1 << 15  # values that are tried together
 BLOCKS = (256, 128, 64, 32, 16)  # what MatMulNBits and GatherBlockQuantized take
 
 
@@ -35,10 +37,11 @@ def int8_columns(name: str, matrix: Float) -> tuple[npt.NDArray[np.int8], Float]
 def blocks(name: str, rows: Float, bits: int, size: int) -> tuple[Bytes, Float]:
     """float32 [N,K] -> codes uint8 [N,K/size,size*bits/8] and scale [N,K/size], K/size rounded up.
 
-    `unpack` gives back (code - 2**(bits-1)) * scale, which differs from the row by at most |scale| where
-    |scale| is the block's largest magnitude / 2**(bits-1), and by half of that for every value but one
-    opposite to the largest in sign and nearly as large. A block of zeros stays zero, and the padding of the
-    last block is zero. This is the layout of MatMulNBits with its default zero point: for 4 bits the earlier
+    `unpack` gives back (code - 2**(bits-1)) * scale. At 8 bits that differs from the row by at most |scale| where
+    |scale| is the block's largest magnitude / 128, and by half of that for every value but one opposite to the
+    largest in sign and nearly as large. At 4 bits the scale is the one of least squared error among some larger
+    and many smaller, which cut off the block's largest values. A block of zeros stays zero, and the padding of
+    the last block is zero. This is the layout of MatMulNBits with its default zero point: for 4 bits the earlier
     value is in the lower half of the byte. NaN and infinity are a QuantizationError that bears the name.
     """
     _check_finite(name, rows)
@@ -51,12 +54,42 @@ def blocks(name: str, rows: Float, bits: int, size: int) -> tuple[Bytes, Float]:
     largest, smallest = padded.max(axis=-1), padded.min(axis=-1)
     scale = np.where(largest > -smallest, largest, smallest) / -middle
     scale[np.abs(scale) < TINY] = TINY
-    padded /= scale[..., None]
-    np.rint(padded, out=padded)
-    codes = (np.clip(padded, -middle, middle - 1, out=padded) + middle).astype(np.uint8)
+    if bits == 4:
+        scale = _closest_scale(padded, scale)
+    codes = (_round(padded, scale, middle) + middle).astype(np.uint8)
     if bits == 4:
         codes = codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
     return codes, scale.astype(np.float32)
+
+
+def _round(values: Float, scale: Float, middle: int) -> Float:
+    codes: Float = values / scale[..., None]
+    np.rint(codes, out=codes)
+    np.clip(codes, -middle, middle - 1, out=codes)
+    return codes
+
+
+def _closest_scale(values: Float, scale: Float) -> Float:
+    """For 4-bit blocks [N,B,size], the scale [N,B] of least squared error among shares of the one given.
+
+    Either sign, since the range reaches one step further down than up. In pieces that stay in the cache.
+    """
+    best: Float = scale.copy()  # also where squares are infinite
+    rows = max(1, PIECE // max(1, values[0].size)) if len(values) else 1
+    for start in range(0, len(values), rows):
+        block, first = values[start : start + rows], scale[start : start + rows]
+        least, chosen = np.full(first.shape, np.inf, np.float32), best[start : start + rows]
+        for share in SHARES:
+            tried = first * np.float32(share)
+            tried[np.abs(tried) < TINY] = TINY
+            error = _round(block, tried, 8)
+            error *= tried[..., None]
+            error -= block
+            with np.errstate(over="ignore"):
+                squared = np.einsum("...i,...i->...", error, error)
+            better = squared < least
+            least[better], chosen[better] = squared[better], tried[better]
+    return best
 
 
 def unpack(codes: Bytes, scale: Float, bits: int, length: int) -> Float:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torchless.decoder import Decoder
 from torchless.errors import InputError
 from torchless.generation_config import GenerationConfig
-from torchless.sampling import Filter, check_numbers, log_softmax, make_filters
+from torchless.sampling import FORBIDDING, FORCING, Filter, check_numbers, log_softmax, make_filters, those_of
 
 Float = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -85,7 +85,7 @@ class Search:
                 self._finish(parents[place], tokens[place], scores[place])
         going = np.flatnonzero(~ended)
         going = going[np.argsort(-scores[going], kind="stable")][:beams]  # drawn ones come in any order
-        if len(going) < beams:
+        if len(going) < beams or scores[going[0]] == -np.inf:  # the settings forbid whatever could follow
             return False
         self.ids[:] = self.ids[parents[going]]
         self.ids[:, self.end - 1] = tokens[going]
@@ -93,7 +93,15 @@ class Search:
         return self._can_improve(added)
 
     def best(self) -> list[Beam]:
-        return self._finished[: self._config.num_return_sequences]
+        """The answers. Raises InputError where the settings leave fewer than are asked for."""
+        count = self._config.num_return_sequences
+        possible = [beam for beam in self._finished[:count] if beam.score > -np.inf]
+        if len(possible) < count:
+            raise InputError(
+                f"{those_of(self._config, (*FORBIDDING, *FORCING))} leave {len(possible)} texts, and "
+                f"num_return_sequences={count} were asked for: loosen them"
+            )
+        return possible
 
     def _log_probabilities(self, logits: Float) -> npt.NDArray[np.float64]:
         check_numbers(logits)

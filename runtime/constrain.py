@@ -36,19 +36,19 @@ BYTES = {c: ord(c) for c in CHARACTERS} | {chr(256 + place): byte for place, byt
 class Constraint:
     """What may be added to one text, a token at a time: a filter of logits that remembers where the text is.
 
-    It goes back where the text differs from what it has seen, so guesses can be taken back. size: of the logits.
-    ends: tokens that end a text, allowed where it is complete.
+    It goes back where the text differs from what it has seen, so guesses can be taken back. name: for its errors.
+    size: of the logits. ends: tokens that end a text, allowed where it is complete.
     """
 
-    def __init__(self, matcher: Any, size: int, ends: Sequence[int]) -> None:
+    def __init__(self, name: str, matcher: Any, size: int, ends: Sequence[int]) -> None:
         self.ends = sorted(set(ends))
-        self._matcher, self._size = matcher, size
+        self._name, self._matcher, self._size = name, matcher, size
         self._added: Ids = np.zeros(0, np.int64)
         self._may: Allowed | None = None  # after self._added
 
     def fork(self) -> Constraint:
         """The same for another text that begins as this one does."""
-        other = Constraint(self._matcher.deep_copy(), self._size, self.ends)
+        other = Constraint(self._name, self._matcher.deep_copy(), self._size, self.ends)
         other._added, other._may = self._added, self._may
         return other
 
@@ -58,7 +58,7 @@ class Constraint:
         may = self._allowed()
         if not may.any():
             accepting = self._matcher.is_accepting()
-            raise InputError("the text is complete, and the model has no end token" if accepting else UNWRITABLE)
+            raise self._error("the text is complete, and the model has no end token" if accepting else UNWRITABLE)
         return np.where(may, logits, np.float32(-np.inf))
 
     def complete(self, added: Ids) -> bool:
@@ -84,7 +84,7 @@ class Constraint:
             self._matcher.rollback(back)
         self._added = added[:same].copy()
         if self._matcher.validate_tokens(new) < len(new):
-            raise InputError("the text so far is not one that the constraint allows")
+            raise self._error("the text so far is not one that the constraint allows")
         self._matcher.consume_tokens(new)
         self._check()
         self._added = added.copy()
@@ -101,7 +101,10 @@ class Constraint:
         """InputError where no byte can follow, or where the library's limits stop a constraint that explodes."""
         if self._matcher.is_error():
             reason = _reason(self._matcher)
-            raise InputError(UNWRITABLE if "NoExtension" in reason else f"the constraint is too complex: {reason}")
+            raise self._error(UNWRITABLE if "NoExtension" in reason else f"the constraint is too complex: {reason}")
+
+    def _error(self, reason: str) -> InputError:
+        return InputError(f"{self._name} cannot be used: {reason}")
 
 
 class Vocabulary:
@@ -139,12 +142,9 @@ class Vocabulary:
         if matcher.is_error():
             raise InputError(f"{name} cannot be used: {_reason(matcher)}")
         ends = [token for token in eos if not self.written[token]]  # one with text would spoil it
-        constraint = Constraint(matcher, self.size, ends)
-        try:
-            if constraint.goes_on():
-                return constraint
-        except InputError as error:
-            raise InputError(f"{name} cannot be used: {error}") from None
+        constraint = Constraint(name, matcher, self.size, ends)
+        if constraint.goes_on():
+            return constraint
         raise InputError(
             f"{name} allows no text but the empty one: there is nothing to generate"
             if matcher.is_accepting()

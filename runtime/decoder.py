@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from torchless.bundle import EXPORT_AGAIN, Bundle
 from torchless.errors import BundleError, ContextLengthError, GenerationError, InputError
+from torchless.memory import own_pages
 from torchless.session import bind, require
 from torchless.tasks import TASKS
 
@@ -53,7 +54,7 @@ class KVCache:
             )
         grown = min(-(-slots // GROWTH) * GROWTH, self.limit)
         layers, two, rows, heads, _, size = self._shape
-        data = np.zeros((layers, two, rows, heads, grown, size), np.float32)
+        data = own_pages((layers, two, rows, heads, grown, size))
         filled = int(self.lengths.max(initial=0))
         data[:, :, : self.rows, :, :filled, :] = self._data[:, :, : self.rows, :, :filled, :]
         self._data, self.capacity = data, grown
@@ -150,8 +151,23 @@ class Decoder:
     ) -> Float:
         """Append ids [S] to one row, in chunks, and return logits [K,V] at the positions in `keep`.
 
-        keep: indices into ids, ascending, by default the last one. The operator takes several tokens on a past
-        for one row at a time only, so rows are filled one by one and decoded together.
+        keep: indices into ids, ascending, by default the last one.
+        """
+        logits = list(self.extending(cache, ids, row=row, keep=keep))
+        return np.concatenate(logits) if len(logits) > 1 else logits[0]
+
+    def extending(
+        self,
+        cache: KVCache,
+        ids: Sequence[int] | npt.NDArray[np.int64],
+        *,
+        row: int = 0,
+        keep: Sequence[int] | None = None,
+    ) -> Iterator[Float]:
+        """The same chunk by chunk: yields each one's logits when the cache holds it.
+
+        The operator takes several tokens on a past for one row at a time only, so rows are filled one by one and
+        decoded together.
         """
         if not len(ids):
             raise InputError("there are no tokens to extend the text with")
@@ -159,16 +175,15 @@ class Decoder:
         wanted = np.asarray([len(ids) - 1] if keep is None else keep, np.int64)
         past = int(cache.lengths[row])
         cache.reserve(past + len(tokens))
-        logits: list[Float] = []
         for start, end in chunks(len(tokens), CHUNK):
             chunk = tokens[start:end]
             here = wanted[(wanted >= start) & (wanted < start + len(chunk))] - start
             step = Step(self, cache, row, row + 1, len(chunk), len(here))
             step.input_ids[0] = chunk
             step.logits_positions[0] = here
-            logits.append(step.run()[0])
+            logits = step.run()[0]
             cache.lengths[row] += len(chunk)
-        return np.concatenate(logits) if len(logits) > 1 else logits[0]
+            yield logits
 
     def last(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Float:
         """Logits [B,V] after the first lengths [B] tokens of each row of ids [B,S]; nothing is kept.

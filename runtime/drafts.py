@@ -159,7 +159,11 @@ def _continue(decoder: Decoder, index: int, row: Row, drafter: Drafter) -> Itera
         step.logits_positions[0] = range(tokens)
         return step
 
-    token = row.choose(index, decoder.extend(cache, row.prompt)[-1])
+    cache.reserve(row.slots(cache.limit))
+    logits = row.read(decoder, cache)
+    if logits is None:
+        return
+    token = row.choose(index, logits)
     yield token
     steps = drafted = accepted = 0
     while token.finish_reason is None:
@@ -169,10 +173,10 @@ def _continue(decoder: Decoder, index: int, row: Row, drafter: Drafter) -> Itera
             bind.cache_clear()  # they are bound to the old buffer
         step = bind(len(given))
         step.input_ids[0] = given
-        logits = step.run()[0]
+        verified = step.run()[0]
         steps, drafted = steps + 1, drafted + len(guesses)
         for place, guess in enumerate([*guesses, None]):
-            token = row.choose(index, logits[place], guess)
+            token = row.choose(index, verified[place], guess)
             right = guess is not None and token.id == guess.token
             accepted += right
             row.speculation = Speculation(steps, drafted, accepted)
@@ -192,7 +196,8 @@ def drafting(
     """
     lookup = config.prompt_lookup_num_tokens
     if assistant is None:
-        return None if lookup is None else lambda: PromptLookup(lookup, config.max_matching_ngram_size)
+        longest = min(config.max_matching_ngram_size, model.context_length)  # no text has longer ones
+        return None if lookup is None else lambda: PromptLookup(lookup, longest)
     if lookup is not None:
         raise InputError("prompt_lookup_num_tokens and assistant_model both guess: give one of them")
     if config.num_beams > 1 or config.slides:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from torchless.decoder import Decoder, KVCache
+from torchless.decoder import GROWTH, Decoder, Float, KVCache
 from torchless.sampling import Guess, Sampler, log_softmax
 from torchless.stopping import FinishReason
 
@@ -52,11 +52,12 @@ class Speculation:
 class Row:
     """One text to make: where it begins, how its tokens are chosen, and who may end it before its budget.
 
-    ends: called before the prompt is read (with None) and with every token; gives the reason to end, or None.
+    ends: called before each chunk of the prompt (with None) and with every token; gives the reason to end, or None.
     logprobs: how many of the likeliest tokens are told with each, or None for no probabilities.
     keep: how many of the first tokens stay when the context is full and the newest are read again; None: it ends
     with the context.
     complete: whether what was added [T] is all that a constraint allows.
+    progress: called with each chunk's end: how many of the prompt's tokens were read, and how many there are.
     """
 
     prompt: Sequence[int]
@@ -67,6 +68,7 @@ class Row:
     logprobs: int | None = None
     keep: int | None = None
     complete: Callable[[npt.NDArray[np.int64]], bool] = lambda added: False
+    progress: Callable[[int, int], object] = lambda read, total: None
     speculation: Speculation | None = None  # filled in by drafts.speculate
 
     def __post_init__(self) -> None:
@@ -93,6 +95,26 @@ class Row:
             return ids
         return np.concatenate([ids[: self.keep], ids[len(ids) - (context - self.keep) // 2 :]])
 
+    def slots(self, context: int) -> int:
+        """How many the cache should have from the beginning: growing right after the prompt would copy it."""
+        return min(len(self.window(context)) + min(self.budget, GROWTH), context)
+
+    def read(self, decoder: Decoder, cache: KVCache, place: int = 0) -> Float | None:
+        """Logits [V] after the window; None for a caller who has had enough before its end.
+
+        What the cache's row holds is taken for the window's beginning.
+        """
+        window = self.window(cache.limit)
+        for logits in decoder.extending(cache, window[cache.lengths[place] :], row=place):
+            read = int(cache.lengths[place])
+            self.progress(read, len(window))
+            if read == len(window):
+                after: Float = logits[-1]
+                return after
+            if self.ends(None) is not None:
+                break
+        return None
+
     def choose(self, index: int, logits: Any, guess: Guess | None = None) -> Token:
         """The next token, from logits [V]. A guess changes no likelihood: see Sampler."""
         end = len(self.prompt) + self.added
@@ -118,6 +140,22 @@ class Row:
         return float(logs[chosen]), [(int(i), float(logs[i])) for i in best]
 
 
+def report(rows: Sequence[Row], progress: Callable[[int, int], object], context: int) -> None:
+    """Let `progress` know, with every chunk, how many tokens of all prompts were read, and how many there are."""
+    total = sum(len(row.window(context)) for row in rows)
+    read = [0] * len(rows)
+
+    def part(index: int) -> Callable[[int, int], None]:
+        def tell(done: int, _: int) -> None:
+            read[index] = done
+            progress(sum(read), total)
+
+        return tell
+
+    for index, row in enumerate(rows):
+        row.progress = part(index)
+
+
 def decode(decoder: Decoder, rows: Sequence[Row], together: int = ROWS) -> Iterator[Token]:
     """Yield every new token of every row, as it is chosen. A budget of 0 yields nothing for its row.
 
@@ -126,18 +164,22 @@ def decode(decoder: Decoder, rows: Sequence[Row], together: int = ROWS) -> Itera
     """
     waiting = deque(index for index, row in enumerate(rows) if row.budget > 0)
     cache = decoder.new_cache(min(together, len(waiting)), joined=0)
-    cache.reserve(max((len(rows[i].window(cache.limit)) for i in waiting), default=0))
+    cache.reserve(max((rows[i].slots(cache.limit) for i in waiting), default=0))
     step = decoder.stepper(cache)
     last: list[Token] = []
     while waiting or last:
         while waiting and len(last) < together:
             index = waiting.popleft()
-            if rows[index].ends(None) is None:
-                place = cache.join()
-                logits = decoder.extend(cache, rows[index].window(cache.limit), row=place)[-1]
-                last.append(rows[index].choose(index, logits))
-                yield last[-1]
-                _let_go(cache, last)
+            if rows[index].ends(None) is not None:
+                continue
+            place = cache.join()
+            logits = rows[index].read(decoder, cache, place)
+            if logits is None:
+                cache.drop(place)
+                continue
+            last.append(rows[index].choose(index, logits))
+            yield last[-1]
+            _let_go(cache, last)
         if last:
             for place, token in enumerate(last):
                 _slide(decoder, cache, place, rows[token.prompt])

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from torchless.errors import BundleError, ContextLengthError, InputError
+from torchless.setting_rules import check, plain
 
 log = logging.getLogger("torchless")
 
@@ -27,7 +27,7 @@ SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")  # wh
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """Settings of a generation. Tokens are ids; a value that is out of range is an InputError.
+    """Settings of a generation. Tokens are ids; a value that is out of range (setting_rules.py) is an InputError.
 
     How long: max_new_tokens (None: 128, or fewer where the context ends), min_new_tokens (no end token before),
     eos_token_id (ids that end the text), forced_bos_token_id and forced_eos_token_id (the first token that is
@@ -95,23 +95,9 @@ class GenerationConfig:
     logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
-        for name, (kind, valid, meaning) in RULES.items():
-            _check(name, getattr(self, name), kind, valid, meaning)
-        for name in ("eos_token_id", "forced_bos_token_id", "forced_eos_token_id"):
-            value = getattr(self, name)
-            for token in value if isinstance(value, tuple) else (value,):
-                _check(name, token, int | None, lambda v: v >= 0, "a token id, a sequence of them or None")
-        for string in self.stop_strings:
-            if not isinstance(string, str) or not string:
-                raise InputError(f"stop_strings: {string!r}: give texts of one character or more")
-        for words in self.bad_words_ids:
-            if not words:
-                raise InputError("bad_words_ids holds an empty sequence: leave it out")
-            for token in words:
-                _check("bad_words_ids", token, int, lambda v: v >= 0, "lists of token ids")
-        for token, bias in self.logit_bias.items():
-            _check("logit_bias", token, int, lambda v: v >= 0, "a mapping from token ids to numbers")
-            _check("logit_bias", bias, float, lambda v: v == v, "a mapping from token ids to numbers")
+        for name in (one.name for one in fields(self)):
+            object.__setattr__(self, name, plain(name, getattr(self, name)))
+            check(name, getattr(self, name))
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise InputError(
                 f"min_new_tokens={self.min_new_tokens} and max_new_tokens={self.max_new_tokens} contradict "
@@ -135,6 +121,11 @@ class GenerationConfig:
             raise InputError(
                 f"{self.constraints[0]}: not with num_beams, forced_bos_token_id or forced_eos_token_id"
             )
+        if self.min_new_tokens and self.forced_bos_token_id in self.eos_token_id:
+            raise InputError(
+                f"forced_bos_token_id={self.forced_bos_token_id} ends the text at once, and min_new_tokens="
+                f"{self.min_new_tokens} allows no end so early: they contradict each other"
+            )
         for name in ("forced_bos_token_id", "forced_eos_token_id"):
             if (getattr(self, name),) in self.bad_words_ids:
                 raise InputError(f"{name}={getattr(self, name)} is among bad_words_ids: they contradict each other")
@@ -145,7 +136,7 @@ class GenerationConfig:
 
         Settings of a draw count only with do_sample; those that are not implemented are logged as ignored.
         """
-        config = cls(eos_token_id=_ids_of(eos))
+        config = cls().override({"eos_token_id": eos})
         if path is None:
             return config
         try:
@@ -156,7 +147,7 @@ class GenerationConfig:
                 log.warning("%s: %s: not implemented, ignored", path, ", ".join(ignored))
             if not raw.get("do_sample"):
                 given = {name: value for name, value in given.items() if name not in (*SAMPLING, "do_sample")}
-            return replace(config, **_plain(given))
+            return replace(config, **given)
         except (ValueError, AttributeError, TypeError, InputError) as error:
             raise BundleError(f"{path} cannot be used: {error}") from None
 
@@ -166,24 +157,23 @@ class GenerationConfig:
         unknown = sorted(set(settings) - known)
         if unknown:
             raise InputError(f"unknown setting {', '.join(unknown)} (known: {', '.join(sorted(known))})")
-        given = _plain(settings)
-        asks = [name for name in SAMPLING if given.get(name) is not None]
-        if given.get("do_sample") is False and asks:
+        config = replace(self, **settings)
+        asks = [name for name in SAMPLING if settings.get(name) is not None]
+        if asks and settings.get("do_sample") is None:
+            config = replace(config, do_sample=config.temperature != 0)
+        elif asks and not config.do_sample:
             log.warning("do_sample=False: %s ignored", ", ".join(asks))
-        if asks and given.get("do_sample") is None:
-            given["do_sample"] = given.get("temperature") != 0
-        config = replace(self, **given)
         if config.num_return_sequences > 1 and config.num_beams == 1 and not config.samples:
             raise InputError(
                 f"num_return_sequences={config.num_return_sequences}: the likeliest text is always the same one; "
-                "pass do_sample=True, or num_beams"
+                "pass do_sample=True and a temperature above 0, or num_beams"
             )
-        if "keep" in given and not config.slides:
+        if "keep" in settings and not config.slides:
             log.warning("overflow='error': keep ignored")
-        if "max_matching_ngram_size" in given and not config.prompt_lookup_num_tokens:
+        if "max_matching_ngram_size" in settings and not config.prompt_lookup_num_tokens:
             log.warning("without prompt_lookup_num_tokens: max_matching_ngram_size ignored")
         if config.num_beams == 1 and (
-            lost := [name for name in ("length_penalty", "early_stopping") if name in given]
+            lost := [name for name in ("length_penalty", "early_stopping") if name in settings]
         ):
             log.warning("num_beams=1: %s ignored", ", ".join(lost))
         return config
@@ -215,6 +205,11 @@ class GenerationConfig:
             raise ContextLengthError(
                 f"the prompt has {prompt:,} tokens, the model's context is {context:,}: shorten the prompt"
             )
+        if self.min_new_tokens > room:
+            raise ContextLengthError(
+                f"{prompt:,} tokens of prompt and min_new_tokens={self.min_new_tokens:,} do not fit the model's "
+                f"context of {context:,}: pass min_new_tokens={room} or less, or shorten the prompt"
+            )
         if self.max_new_tokens is None:
             return min(max(DEFAULT_NEW_TOKENS, self.min_new_tokens), room)
         if self.max_new_tokens > room:
@@ -224,42 +219,20 @@ class GenerationConfig:
             )
         return self.max_new_tokens
 
-    def tokens(self) -> set[int]:
-        """Every token id that the settings name, for the check against the vocabulary."""
-        named = {*self.eos_token_id, self.forced_bos_token_id, self.forced_eos_token_id, *self.logit_bias}
-        return {token for token in named if token is not None} | {t for words in self.bad_words_ids for t in words}
+    def check_tokens(self, vocabulary: int) -> None:
+        """Raise InputError for a token that a setting names and a vocabulary of this size does not have."""
+        named = {
+            "eos_token_id": self.eos_token_id,
+            "forced_bos_token_id": (self.forced_bos_token_id,),
+            "forced_eos_token_id": (self.forced_eos_token_id,),
+            "bad_words_ids": tuple(chain(*self.bad_words_ids)),
+            "logit_bias": tuple(self.logit_bias),
+        }
+        for name, tokens in named.items():
+            if unknown := [token for token in tokens if token is not None and token >= vocabulary]:
+                raise InputError(f"{name} holds {unknown[0]:,}: token ids must be from 0 to {vocabulary - 1:,}")
 
 
-Rule = tuple[Any, Callable[[Any], bool], str]
-RULES: dict[str, Rule] = {
-    "max_new_tokens": (int | None, lambda v: v >= 0, "0 or more or None"),
-    "min_new_tokens": (int, lambda v: v >= 0, "0 or more"),
-    "overflow": (str, lambda v: v in ("error", "slide"), "'error' or 'slide'"),
-    "keep": (int, lambda v: v >= 0, "0 or more"),
-    "max_time": (int | float | None, lambda v: v >= 0, "seconds, 0 or more, or None"),
-    "logprobs": (int | None, lambda v: v >= 0, "0 or more or None"),
-    "do_sample": (bool | None, lambda v: True, "True or False or None"),
-    "temperature": (float, lambda v: 0 <= v < float("inf"), "0 or more"),
-    "top_k": (int, lambda v: v >= 0, "0 (all) or more"),
-    "top_p": (float, lambda v: 0 < v <= 1, "above 0, and 1 at most"),
-    "min_p": (float, lambda v: 0 <= v <= 1, "from 0 to 1"),
-    "typical_p": (float, lambda v: 0 < v <= 1, "above 0, and 1 at most"),
-    "seed": (int | None, lambda v: v >= 0, "0 or more or None"),
-    "num_beams": (int, lambda v: v >= 1, "1 (no beams) or more"),
-    "length_penalty": (float, lambda v: abs(v) < float("inf"), "a number"),
-    "early_stopping": (bool | str, lambda v: isinstance(v, bool) or v == "never", "True, False or 'never'"),
-    "num_return_sequences": (int, lambda v: v >= 1, "1 or more"),
-    "repetition_penalty": (float, lambda v: 0 < v < float("inf"), "above 0 (1: none)"),
-    "presence_penalty": (float, lambda v: abs(v) < float("inf"), "a number (0: none)"),
-    "frequency_penalty": (float, lambda v: abs(v) < float("inf"), "a number (0: none)"),
-    "no_repeat_ngram_size": (int, lambda v: v >= 0, "0 (none) or more"),
-    "choices": (tuple | None, lambda v: v and all(isinstance(one, str) and one for one in v), "texts, not empty"),
-    "regex": (str | None, lambda v: True, "a text or None"),
-    "json_schema": (str | None, lambda v: True, "a mapping, or the text of one in JSON"),
-    "prompt_lookup_num_tokens": (int | None, lambda v: v >= 1, "1 or more, or None"),
-    "max_matching_ngram_size": (int, lambda v: v >= 1, "1 or more"),
-    "num_assistant_tokens": (int, lambda v: v >= 1, "1 or more"),
-}
 # Settings of transformers that change the text and are not implemented, with the values that change nothing.
 IGNORED: dict[str, tuple[Any, ...]] = {
     "num_beam_groups": (1,),
@@ -273,45 +246,3 @@ IGNORED: dict[str, tuple[Any, ...]] = {
     "exponential_decay_length_penalty": (),
     "guidance_scale": (1,),
 }
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Numbers of numpy as Python's, and sequences as tuples."""
-    given = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
-    if "eos_token_id" in given:
-        given["eos_token_id"] = _ids_of(given["eos_token_id"])
-    if "stop_strings" in given:
-        strings = () if given["stop_strings"] is None else given["stop_strings"]
-        if not isinstance(strings, str | Sequence):
-            raise InputError(f"stop_strings={strings!r}: give a text or a list of texts")
-        given["stop_strings"] = (strings,) if isinstance(strings, str) else tuple(strings)
-    if "bad_words_ids" in given:
-        words = given["bad_words_ids"] or ()
-        if not isinstance(words, Sequence) or not all(isinstance(one, Sequence) for one in words):
-            raise InputError(f"bad_words_ids={words!r}: give lists of token ids")
-        given["bad_words_ids"] = tuple(tuple(one) for one in words)
-    if isinstance(given.get("choices"), list):
-        given["choices"] = tuple(given["choices"])
-    if isinstance(given.get("json_schema"), Mapping):
-        try:
-            given["json_schema"] = json.dumps(given["json_schema"])
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"json_schema is not JSON ({error})") from None
-    if "logit_bias" in given:
-        if not isinstance(given["logit_bias"] or {}, Mapping):
-            raise InputError("logit_bias: give a mapping from token ids to numbers")
-        given["logit_bias"] = MappingProxyType(dict(given["logit_bias"] or {}))
-    return given
-
-
-def _ids_of(eos: Any) -> tuple[Any, ...]:
-    """None, one id or several -> a tuple of them, which GenerationConfig checks one by one."""
-    several = isinstance(eos, Iterable) and not isinstance(eos, str | bytes)
-    return () if eos is None else tuple(eos) if several else (eos,)
-
-
-def _check(name: str, value: Any, kind: Any, valid: Callable[[Any], bool], meaning: str) -> None:
-    kinds = (int | float) if kind is float else kind
-    boolean = isinstance(value, bool) and kind not in (bool | None, bool | str)
-    if boolean or not isinstance(value, kinds) or (value is not None and not valid(value)):
-        raise InputError(f"{name}={value!r}: give {meaning}")

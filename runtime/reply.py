@@ -38,15 +38,14 @@ class Reply:
             self.logprobs.append(token.logprob)
             self.top.append(token.top)
         self._read(token.id)
-        if token.finish_reason:  # the last one: what is left may still hold a stop string
+        earlier = None if self._stop.found else self._patience.ends(self.ids)
+        if earlier or token.finish_reason:  # the last token: what is left may still hold a stop string
             self._read(None)
-        earlier = "stop_string" if self._stop.found else self._patience.ends(self.ids)
-        if token.finish_reason != "stop" or self._stop.found:
-            self.reason = earlier or token.finish_reason or self.reason
-        else:
-            self.reason = "stop"
-        if earlier or token.finish_reason:
             self._add(self._stop.flush())
+        if self._stop.found:
+            earlier = self.reason = "stop_string"
+        else:
+            self.reason = "stop" if token.finish_reason == "stop" else earlier or token.finish_reason or self.reason
         return earlier
 
     def take(self) -> str:
@@ -68,6 +67,8 @@ class Reply:
 class Generation:
     """What was added to one prompt (with return_full_text=True, the prompt and what was added).
 
+    text is token_ids decoded at once, or what of it stands before a stop string. Wherever a text ends, also by a
+    callback, a deadline or a cancellation, half a character at its end is U+FFFD, as transformers decodes it.
     finish_reason: "stop" (an end token), "length" (max_new_tokens, or the context), "stop_string", "callback",
     "deadline" or "cancelled". logprobs and top_logprobs, where asked for: the natural logarithm of each token's
     probability, and the likeliest tokens in its place, as (id, logprob). speculation: how guesses did, where tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,12 @@ import numpy.typing as npt
 
 from torchless import penalties
 from torchless.errors import GenerationError, InputError
-from torchless.generation_config import GenerationConfig
+from torchless.generation_config import CONSTRAINTS, GenerationConfig
+
+# Settings that may leave no token, and those that leave one.
+FORBIDDING = ("no_repeat_ngram_size", "bad_words_ids", "min_new_tokens", "logit_bias", *CONSTRAINTS)
+FORCING = ("forced_bos_token_id", "forced_eos_token_id")
+NEUTRAL = GenerationConfig()
 
 Float = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -109,10 +114,14 @@ class Guess:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Chooses a token from logits [V] after the filters: the likeliest without a generator, else a draw."""
+    """Chooses a token from logits [V] after the filters: the likeliest without a generator, else a draw.
+
+    forbidding: the names of the settings that may leave no token, for the error that says so.
+    """
 
     filters: tuple[Filter, ...] = ()
     generator: np.random.Generator | None = None
+    forbidding: str = "the settings"
 
     def __call__(self, logits: Float, ids: Ids, added: int, guess: Guess | None = None) -> int:
         """With a guess that was drawn the choice has the same distribution, and is often the guess."""
@@ -137,7 +146,7 @@ class Sampler:
         for keep in self.filters:
             logits = keep(logits, ids, added)
         if self.filters and logits.max() == -np.inf:
-            raise InputError("bad_words_ids, min_new_tokens and the like leave no token to choose")
+            raise InputError(f"{self.forbidding} leave no token to choose: loosen them")
         return logits
 
 
@@ -160,7 +169,13 @@ def make_sampler(
     """The chain of a configuration, and a generator of its own if it draws; each sequence has another one."""
     seed = [config.seed, sequence] if sequence and config.seed is not None else config.seed
     generator = np.random.default_rng(seed) if config.samples else None
-    return Sampler(tuple(make_filters(config, budget, constraint=constraint)), generator)
+    filters = make_filters(config, budget, constraint=constraint)
+    return Sampler(tuple(filters), generator, those_of(config, FORBIDDING))
+
+
+def those_of(config: GenerationConfig, names: Sequence[str]) -> str:
+    """Which of these settings are given, for an error."""
+    return " and ".join(name for name in names if getattr(config, name) != getattr(NEUTRAL, name))
 
 
 def make_filters(

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 MOST_THREADS = 4096
+# Microseconds that a thread waits awake for the next operator: enough for all but a few of the gaps within a step.
+# Longer gains nothing on an idle machine and takes up to a quarter of the speed beside a busy one (performance.md).
+AWAKE = 20
 INSTALL = "onnxruntime is not installed: pip install 'torchless[cpu]' (or 'torchless[gpu]' for CUDA)"
 
 
@@ -62,8 +65,8 @@ def open_session(
 ) -> ort.InferenceSession:
     """Open one graph of a bundle.
 
-    threads: for one operator; None or 0 for one a physical core. spin: let idle threads busy-wait between two
-    calls (a little faster in a tight loop, and a core burnt by a program that waits for its user). optimize:
+    threads: for one operator; None or 0 for one a physical core. spin: let idle threads busy-wait as long as
+    onnxruntime sees fit, between two calls too (a core burnt by a program that waits for its user). optimize:
     let onnxruntime fuse operators; without it a graph is computed as it is written.
 
     Raises BundleError for a graph that this onnxruntime cannot read, ProviderError for a provider that did not
@@ -83,6 +86,7 @@ def open_session(
     options.enable_mem_pattern = False  # shapes change with every text, so no plan fits twice
     if not spin:
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(AWAKE))  # older ones pass over it
     if graph.signed_int8:
         from torchless.exactness import signed_int8_saturates
 

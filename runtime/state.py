@@ -85,19 +85,28 @@ class State:
 
         They are those of the ids read at once but for float32's rounding, which depends on where a piece begins.
         """
+        shared = self._keep(ids)
+        logits: Float = decoder.extend(self._cache, self._ids[shared:])[-1]
+        return logits
+
+    def _keep(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> int:
+        """Hold no more than these ids begin with, but for the last, which has to be read for its logits."""
         most = min(len(self), len(ids) - 1)
         shared = next((i for i in range(most) if self._ids[i] != ids[i]), most)
         self._cache.lengths[0] = shared
         self._ids = [int(token) for token in ids]
-        logits: Float = decoder.extend(self._cache, self._ids[shared:])[-1]
-        return logits
+        return shared
 
     def follow(self, decoder: Decoder, row: Row) -> Iterator[Token]:
         """The tokens that `decode` yields for one row."""
         if row.budget == 0 or row.ends(None) is not None:
             return
         with self.used():
-            logits = self.read(decoder, row.window(decoder.context_length))
+            self._keep(row.window(decoder.context_length))
+            self._cache.reserve(row.slots(decoder.context_length))
+            logits = row.read(decoder, self._cache)
+            if logits is None:
+                return
             step = decoder.stepper(self._cache)
             while True:
                 token = row.choose(0, logits)

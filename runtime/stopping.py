@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from torchless.errors import InputError
+
 FinishReason = Literal["stop", "length", "stop_string", "callback", "deadline", "cancelled"]
 
 
@@ -51,11 +53,18 @@ class Patience:
     """When a caller no longer waits: a moment, an event that another thread sets, a function that says so.
 
     deadline: of time.monotonic, in seconds. callback: called with all ids that were added; true ends the text.
+    Raises InputError for an event that is none, and for a callback that cannot be called.
     """
 
     deadline: float | None = None
     cancel: threading.Event | None = None
     callback: Callable[[Sequence[int]], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if self.cancel is not None and not callable(getattr(self.cancel, "is_set", None)):
+            raise InputError(f"cancel is a {type(self.cancel).__name__}: give a threading.Event")
+        if self.callback is not None and not callable(self.callback):
+            raise InputError(f"callback is a {type(self.callback).__name__}: give a function of the token ids")
 
     def ends(self, ids: Sequence[int]) -> FinishReason | None:
         if self.cancel is not None and self.cancel.is_set():

@@ -8,11 +8,26 @@ from typing import Any
 from torchless.cli.answers import print_json
 from torchless.cli.forms import Item
 from torchless.cli.telling import tell
-from torchless.errors import TorchlessError
+from torchless.errors import InputError, TorchlessError
+
+# What a prompt can be asked with and a conversation, which has one answer and keeps a state, cannot.
+PROMPTS_ONLY = (
+    "assistant_model", "batch_size", "num_beams", "num_return_sequences", "prompt_lookup_num_tokens",
+    "return_full_text",
+)  # fmt: skip
 
 
 def converse(model: Any, lines: Iterable[Item], settings: dict[str, Any], as_json: bool) -> None:
-    """Answer each line as it comes. Ctrl-C ends an answer, of which the conversation keeps what was said."""
+    """Answer each line as it comes. Ctrl-C ends an answer, of which the conversation keeps what was said.
+
+    Raises InputError at once for settings that allow no answer, whatever is asked.
+    """
+    if wrong := [name for name in PROMPTS_ONLY if name in settings]:
+        flags = ", ".join("--" + name.replace("_", "-") for name in wrong)
+        raise InputError(
+            f"{flags} is not for a conversation: leave it out, or add --json-lines to ask prompt by prompt"
+        )
+    model.stream_chat([{"role": "user", "content": ""}], **settings).close()  # checks the settings, asks nothing
     messages: list[dict[str, str]] = []
     for line in lines:
         messages.append({"role": "user", "content": line["prompt"]})

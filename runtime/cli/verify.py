@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
-from torchless.errors import BundleError
+from torchless.errors import BundleError, InputError
 
 
 def add(commands: Any) -> None:
@@ -27,6 +28,8 @@ def act(args: argparse.Namespace) -> None:
     from torchless.bundle import read_bundle
     from torchless.verify import tolerance, verify
 
+    if args.against is not None and not Path(args.against).exists():
+        raise InputError(f"--against {args.against}: there is no such folder or file")
     result = verify(args.bundle)
     report: dict[str, Any] = {
         "bundle": args.bundle,

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, overload
 
-import numpy as np
-
-from torchless.arguments import check_count
+from torchless.arguments import check_count, check_flag
 from torchless.beams import beam_search
 from torchless.bundle import Bundle
 from torchless.chat import Message, Template, fit_turns, read_template
 from torchless.constrain import Vocabulary
 from torchless.drafts import Drafter, drafting, speculate
 from torchless.errors import InputError
-from torchless.generation import ROWS, Row, Token, decode
+from torchless.generation import ROWS, Row, Token, decode, report
 from torchless.generation_config import GenerationConfig
 from torchless.language_model import LanguageModel
 from torchless.model import Settings
@@ -59,6 +57,7 @@ class TextGeneration(LanguageModel):
         assistant_model: TextGeneration | None = None,
         cancel: threading.Event | None = None,
         callback: Callable[[Sequence[int]], bool] | None = None,
+        progress: Callable[[int, int], object] | None = None,
         **settings: Any,
     ) -> Any:
         """Generate: one Generation for a prompt, a list of them for a list of prompts, in order.
@@ -68,12 +67,14 @@ class TextGeneration(LanguageModel):
         prompt shares with it is not computed again (torchless.State). assistant_model: a smaller model of the same
         vocabulary, which guesses tokens that this one checks together. cancel: an event that another thread sets
         to end all texts within a token. callback: called with the ids that a text has got so far; true ends that
-        text.
+        text. progress: called with every chunk of 256 tokens: how many tokens of the prompts were read, and how
+        many there are.
 
         Raises InputError for a prompt without tokens or a wrong setting, ContextLengthError if prompt and
         max_new_tokens exceed the context, GenerationError for logits that are not numbers.
         """
         check_count("batch_size", batch_size)
+        check_flag("return_full_text", return_full_text)
         prompts, single = prompts_of(prompt)
         config = self.config.override(settings)
         drafts = drafting(config, self, assistant_model)
@@ -83,15 +84,15 @@ class TextGeneration(LanguageModel):
                 "a state follows one text: give one prompt, without num_beams and num_return_sequences"
             )
         if config.num_beams > 1:
-            if cancel or callback:
-                raise InputError("cancel and callback follow one text as it grows: not with num_beams")
+            if cancel is not None or callback is not None or progress is not None:
+                raise InputError("cancel, callback and progress follow a text as it grows: not with num_beams")
             made = [
                 self._beams(one, before, config, return_full_text) for one, before in zip(prompts, ids, strict=True)
             ]
         else:
             patience = self._patience(config, cancel, callback)
             count = config.num_return_sequences
-            rows, replies = self._rows([one for one in ids for _ in range(count)], config, patience)
+            rows, replies = self._rows([one for one in ids for _ in range(count)], config, patience, progress)
             for _ in self._decode(rows, batch_size, state, drafts):
                 pass
             texts = [
@@ -111,9 +112,11 @@ class TextGeneration(LanguageModel):
         assistant_model: TextGeneration | None = None,
         cancel: threading.Event | None = None,
         callback: Callable[[Sequence[int]], bool] | None = None,
+        progress: Callable[[int, int], object] | None = None,
         **settings: Any,
     ) -> Stream:
         """The same for one prompt, piece by piece: never half a character; joined they equal the whole text."""
+        check_flag("return_full_text", return_full_text)
         prompts, single = prompts_of(prompt)
         if not single:
             raise InputError("stream takes one prompt: call the model for a list of them")
@@ -122,7 +125,7 @@ class TextGeneration(LanguageModel):
             raise InputError("stream gives one text as it grows: not with num_beams or num_return_sequences")
         ids = self.prompt_ids(prompts[0])
         # Errors come now, not with the first piece.
-        rows, (reply,) = self._rows([ids], config, self._patience(config, cancel, callback))
+        rows, (reply,) = self._rows([ids], config, self._patience(config, cancel, callback), progress)
         tokens = self._decode(rows, 1, state, drafting(config, self, assistant_model))
         return Stream(self._pieces(prompts[0], rows[0], tokens, reply, config, return_full_text))
 
@@ -150,6 +153,7 @@ class TextGeneration(LanguageModel):
         state: State | None = None,
         cancel: threading.Event | None = None,
         callback: Callable[[Sequence[int]], bool] | None = None,
+        progress: Callable[[int, int], object] | None = None,
         **settings: Any,
     ) -> Stream:
         """The same, piece by piece."""
@@ -160,7 +164,7 @@ class TextGeneration(LanguageModel):
             raise InputError("prompt_lookup_num_tokens: not in a conversation, which keeps a state")
         config = self.template.end(config)
         ids = fit_turns(messages, self.template, self.tokenizer, config, self.context_length)
-        rows, (reply,) = self._rows([ids], config, self._patience(config, cancel, callback))
+        rows, (reply,) = self._rows([ids], config, self._patience(config, cancel, callback), progress)
         self._check(state)  # now, not with the first piece
         return Stream(self.template.trim(self._answer(ids, rows, reply, config, state)))
 
@@ -196,10 +200,14 @@ class TextGeneration(LanguageModel):
         return Vocabulary(self.tokenizer, self.decoder.vocab_size)
 
     def _rows(
-        self, ids: list[list[int]], config: GenerationConfig, patience: Patience
+        self,
+        ids: list[list[int]],
+        config: GenerationConfig,
+        patience: Patience,
+        progress: Callable[[int, int], object] | None,
     ) -> tuple[list[Row], list[Reply]]:
         """What `decode` works on, and who listens to it: a row and a reply for each prompt."""
-        self.decoder.check_ids(np.array(sorted(config.tokens()), np.int64))
+        config.check_tokens(self.decoder.vocab_size)
         constraint = self.vocabulary.constraint(config) if config.constraints else None
         stops = frozenset(config.eos_token_id if constraint is None else constraint.ends)
         readable = self.bundle.has(TOKENIZER) or config.stop_strings  # these need a text, or say that there is none
@@ -216,6 +224,12 @@ class TextGeneration(LanguageModel):
                 row.complete = form.complete
             rows.append(row)
             replies.append(reply)
+        if progress is not None:
+            if not callable(progress):
+                raise InputError(
+                    f"progress is a {type(progress).__name__}: give a function of two counts of tokens"
+                )
+            report(rows, progress, self.context_length)
         return rows, replies
 
     def _check(self, state: State | None) -> None:
@@ -266,7 +280,7 @@ class TextGeneration(LanguageModel):
         return Generation(text, reply.ids, reply.reason, len(row.prompt), logprobs, top, row.speculation)
 
     def _beams(self, prompt: Prompt, before: list[int], config: GenerationConfig, full: bool) -> list[Generation]:
-        self.decoder.check_ids(np.array(sorted(config.tokens()), np.int64))
+        config.check_tokens(self.decoder.vocab_size)
         budget = config.budget(len(before), self.context_length)
         return [
             Generation(self._text(prompt, before, beam.ids, full), beam.ids, beam.finish_reason, len(before))

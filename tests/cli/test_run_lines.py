@@ -13,6 +13,7 @@ import pytest
 import torchless
 from torchless.cli.forms import FORMS
 from torchless.cli.items import only
+from torchless.export import parity
 
 Shell = Callable[..., tuple[int, str, str]]
 
@@ -118,6 +119,52 @@ def test_the_remedies_of_an_error_are_options(shell: Shell, gpt_bundle: Path, bu
     code, _, err = shell("run", gpt_bundle, long, "--score")
     assert code == 1 and "pass --stride (such as 32) to read them in windows" in err
     assert "pass --truncation" in shell("run", bundles["text-classification"], long)[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (["--return-full-text"], "--return-full-text is not for a conversation: .* add --json-lines"),
+        (["--num-beams", 2, "--seed", 1], "--num-beams is not for a conversation"),
+        (
+            ["--num-return-sequences", 2, "--batch-size", 4],
+            "--batch-size, --num-return-sequences is not for a conv",
+        ),
+        (["--prompt-lookup-num-tokens", 4], "--prompt-lookup-num-tokens is not for a conversation"),
+        (["--assistant-model", "itself"], "--assistant-model is not for a conversation"),
+        (["--temperature", -1], "temperature=-1.0: give 0 or more"),
+        (["--regex", "("], "unclosed group"),
+        (["--min-new-tokens", 5, "--max-new-tokens", 3], "contradict each other"),
+        (["--max-new-tokens", 1000], "do not fit the model's context of 64: pass --max-new-tokens"),
+    ],
+    ids=str,
+)
+def test_a_conversation_says_at_once_and_once_which_settings_it_cannot_take(
+    shell: Shell, gpt_bundle: Path, options: list[Any], match: str
+) -> None:
+    options = [gpt_bundle if option == "itself" else option for option in options]
+    code, out, err = shell("run", gpt_bundle, "-i", *options, given="Who are you?\nThe union?\n")
+    assert (code, out) == (1, "") and err.count("\n") == 1 and re.search(match, err)
+
+
+def test_what_a_conversation_cannot_take_is_asked_prompt_by_prompt(
+    shell: Shell, gpt_bundle: Path, gpt: torchless.TextGeneration
+) -> None:
+    given = '{"prompt": "The union"}\n{"prompt": "A"}\n'
+    options = ["--json-lines", "--num-beams", 2, "--return-full-text", "--max-new-tokens", 5]
+    code, out, err = shell("run", gpt_bundle, "-i", *options, given=given)
+    texts = [gpt(text, num_beams=2, return_full_text=True, max_new_tokens=5).text for text in ("The union", "A")]
+    assert (code, out, err) == (0, "".join(f"{text}\n" for text in texts), "")
+
+
+def test_a_checkpoint_that_is_not_there_is_said_before_torch_is_asked_for(
+    shell: Shell, gpt_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "has_torch", lambda: False)
+    code, out, err = shell("verify", gpt_bundle, "--against", "nope")
+    assert (code, out) == (1, "") and err == "torchless: --against nope: there is no such folder or file\n"
+    code, _, err = shell("verify", gpt_bundle, "--against", gpt_bundle)
+    assert code == 1 and "needs torch" in err
 
 
 # How likely a text is

@@ -100,8 +100,9 @@ def test_one_matrix_serves_the_embedding_and_the_tied_head(recipe, width, tmp_pa
     ((matrix, scheme),) = report.done
     assert matrix.role == "ends" and matrix.name == "wte"
     gather, head = (next(n for n in nodes(path) if n.op_type == k) for k in ("GatherBlockQuantized", "MatMulNBits"))
-    assert gather.input[0] == head.input[1]
-    assert external(path, gather.input[2]) == external(path, head.input[2])  # the scales: two shapes, one place
+    for mine, its in ((gather.input[0], head.input[1]), (gather.input[2], head.input[2])):
+        assert mine != its  # onnxruntime would keep what it packs for the product as it lies, too
+        assert external(path, mine) == external(path, its)  # two names, one place
     assert (path.parent / "model.onnx.data").stat().st_size < table.size * scheme.bits / 8 * 1.5 + 3 * 4096
     ids, x = np.array([[0, 299, 5], [7, 7, 1]]), uneven(3, width)
     out = run(path, input_ids=ids, x=x)

@@ -92,15 +92,15 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> TextGeneration:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens each call of the decoder's `extend` has read."""
+    """How many tokens the decoder has read at each time."""
     counts: list[int] = []
-    extend = Decoder.extend
+    extending = Decoder.extending
 
     def counting(self: Decoder, cache: Any, ids: Any, **options: Any) -> Any:
         counts.append(len(ids))
-        return extend(self, cache, ids, **options)
+        return extending(self, cache, ids, **options)
 
-    monkeypatch.setattr(Decoder, "extend", counting)
+    monkeypatch.setattr(Decoder, "extending", counting)
     return counts
 
 

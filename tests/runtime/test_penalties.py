@@ -119,7 +119,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"logit_bias": {320: 1.0}}, "token ids must be from 0 to 319"),
     ({"logit_bias": {3: "x"}}, "logit_bias='x': give a mapping"),
     ({"logit_bias": {3: float("nan")}}, "logit_bias=nan: give a mapping"),
-    ({"logit_bias": [3]}, "logit_bias: give a mapping"),
+    ({"logit_bias": [3]}, r"logit_bias=\[3\]: give a mapping"),
     ({"repetition_penalty": 0}, "repetition_penalty=0: give above 0"),
     ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size=-1: give 0"),
     ({"min_p": 1.5}, "min_p=1.5: give from 0 to 1"),

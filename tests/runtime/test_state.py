@@ -29,15 +29,15 @@ IDS = st.lists(st.integers(0, 319), min_size=1, max_size=30)
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens each call of the decoder's `extend` has read."""
+    """How many tokens the decoder has read at each time."""
     counts: list[int] = []
-    extend = Decoder.extend
+    extending = Decoder.extending
 
     def counting(self: Decoder, cache: Any, ids: Any, **options: Any) -> Any:
         counts.append(len(ids))
-        return extend(self, cache, ids, **options)
+        return extending(self, cache, ids, **options)
 
-    monkeypatch.setattr(Decoder, "extend", counting)
+    monkeypatch.setattr(Decoder, "extending", counting)
     return counts
 
 

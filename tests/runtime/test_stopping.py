@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchless import InputError, TextGeneration
-from torchless.stopping import StopStrings
+from torchless.stopping import Patience, StopStrings
 
 PROMPT = "The union"
 
@@ -88,6 +89,29 @@ def test_a_callback_sees_all_ids_and_ends_the_text(gpt: TextGeneration) -> None:
     ids = whole(gpt).token_ids
     assert (done.token_ids, done.finish_reason) == (ids[:4], "callback")
     assert seen == [ids[:n] for n in range(1, 5)]
+
+
+@pytest.mark.parametrize("reason", ["callback", "cancelled", "deadline", "length"])
+def test_a_text_that_ends_within_a_character_shows_what_transformers_decodes(
+    gpt: TextGeneration, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=gpt.tokenizer.fast)
+    ids = whole(gpt, seed=1).token_ids
+    halves = 0
+    for count in range(1, len(ids) + 1):
+
+        def ends(self: Patience, so_far: Any, count: int = count) -> Any:
+            return reason if len(so_far) == count and reason != "length" else None
+
+        monkeypatch.setattr(Patience, "ends", ends)
+        budget = count if reason == "length" else len(ids) + 1
+        stream = gpt.stream(PROMPT, max_new_tokens=budget, eos_token_id=None, seed=1, stop_strings=["zzz"])
+        text = "".join(stream)
+        expected = theirs.decode(ids[:count], clean_up_tokenization_spaces=False)
+        assert stream.result is not None and stream.result.text == text == expected
+        assert (stream.result.finish_reason, stream.result.token_ids) == (reason, ids[:count])
+        halves += expected.endswith("\N{REPLACEMENT CHARACTER}")
+    assert halves > 3
 
 
 def test_another_thread_ends_a_text_within_a_token(gpt: TextGeneration) -> None:
