@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from torchless import GenerationError
 from torchless.generation_config import GenerationConfig
 from torchless.sampling import (
+    _reaching,
     divide_by_temperature,
     keep_min_p,
     keep_top_k,
@@ -168,3 +169,24 @@ def test_a_token_that_is_impossible_is_never_drawn() -> None:
     logits[[3, 49]] = 0.0
     draw = sampler(top_p=0.99, top_k=10, temperature=0.7)
     assert {draw(logits) for _ in range(200)} == {3, 49}
+
+
+@given(
+    values=st.lists(st.sampled_from([0, 0.25, 0.5, 1, 1.001, 3, 40, 1e9, np.inf]), min_size=1, max_size=60),
+    share=st.floats(0.01, 0.99),
+    least=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_the_lowest_keys_are_those_that_sorting_would_find(
+    values: list[float], share: float, least: int, seed: int
+) -> None:
+    keys = np.array([0.5, *values], np.float32)
+    probabilities = np.random.default_rng(seed).dirichlet(np.full(keys.size, 0.3)).astype(np.float32)
+    probabilities[np.isinf(keys)] = 0
+    order = np.argsort(keys, kind="stable")
+    ahead = np.cumsum(probabilities[order], dtype=np.float64) - probabilities[order]
+    clear = np.abs(ahead - share) > 1e-6  # but for the last bit of a sum
+    clear[:least] = True
+    expected, found = ahead < share, np.isin(order, _reaching(keys, probabilities, share, least))
+    expected[:least] = True
+    assert (found == expected)[clear].all()
