@@ -82,10 +82,10 @@ def _closest_scale(values: Float, scale: Float) -> Float:
         for share in SHARES:
             tried = first * np.float32(share)
             tried[np.abs(tried) < TINY] = TINY
-            error = _round(block, tried, 8)
-            error *= tried[..., None]
-            error -= block
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
+                error = _round(block, tried, 8)
+                error *= tried[..., None]
+                error -= block
                 squared = np.einsum("...i,...i->...", error, error)
             better = squared < least
             least[better], chosen[better] = squared[better], tried[better]

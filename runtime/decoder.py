@@ -54,7 +54,12 @@ class KVCache:
             )
         grown = min(-(-slots // GROWTH) * GROWTH, self.limit)
         layers, two, rows, heads, _, size = self._shape
-        data = own_pages((layers, two, rows, heads, grown, size))
+        try:
+            data = own_pages((layers, two, rows, heads, grown, size))
+        except (OSError, OverflowError, MemoryError):
+            raise GenerationError(
+                f"there is no memory for the cache of {rows:,} texts of {grown:,} tokens: pass a smaller batch_size"
+            ) from None
         filled = int(self.lengths.max(initial=0))
         data[:, :, : self.rows, :, :filled, :] = self._data[:, :, : self.rows, :, :filled, :]
         self._data, self.capacity = data, grown

@@ -142,7 +142,7 @@ class Row:
 
 def report(rows: Sequence[Row], progress: Callable[[int, int], object], context: int) -> None:
     """Let `progress` know, with every chunk, how many tokens of all prompts were read, and how many there are."""
-    total = sum(len(row.window(context)) for row in rows)
+    total = sum(len(row.window(context)) for row in rows if row.budget > 0)  # others are not read
     read = [0] * len(rows)
 
     def part(index: int) -> Callable[[int, int], None]:

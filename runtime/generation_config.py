@@ -161,8 +161,9 @@ class GenerationConfig:
         asks = [name for name in SAMPLING if settings.get(name) is not None]
         if asks and settings.get("do_sample") is None:
             config = replace(config, do_sample=config.temperature != 0)
-        elif asks and not config.do_sample:
-            log.warning("do_sample=False: %s ignored", ", ".join(asks))
+        if lost := [name for name in asks if not config.samples and (name != "temperature" or config.temperature)]:
+            why = "temperature=0" if config.temperature <= COLDEST else "do_sample=False"
+            log.warning("%s: %s ignored", why, ", ".join(lost))
         if config.num_return_sequences > 1 and config.num_beams == 1 and not config.samples:
             raise InputError(
                 f"num_return_sequences={config.num_return_sequences}: the likeliest text is always the same one; "

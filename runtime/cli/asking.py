@@ -17,8 +17,13 @@ def answer(model: Any, task: str, block: Sequence[Asked], settings: dict[str, An
 
     One prompt is streamed as it comes; other answers are printed when they are whole.
     """
-    one = settings.get("num_beams", 1) == settings.get("num_return_sequences", 1) == 1
-    if task == "text-generation" and len(block) == 1 and block[0].error is None and not as_json and one:
+    if (
+        task == "text-generation"
+        and len(block) == 1
+        and block[0].error is None
+        and not as_json
+        and _grows(model, settings)
+    ):
         try:
             stream(model, block[0].item["prompt"], settings)
         except TorchlessError as error:
@@ -34,6 +39,12 @@ def answer(model: Any, task: str, block: Sequence[Asked], settings: dict[str, An
         else:
             print_lines(asked.item, result, ranked="top_k" in settings)
     return _tell_all(block, results)
+
+
+def _grows(model: Any, settings: dict[str, Any]) -> bool:
+    """Whether a prompt gets one text that grows, rather than beams or several; the bundle's defaults count."""
+    asked = (settings.get(name, getattr(model.config, name)) for name in ("num_beams", "num_return_sequences"))
+    return all(count == 1 for count in asked)
 
 
 def answers(ask: Ask, model: Any, items: Sequence[Item], settings: dict[str, Any]) -> Iterator[Any]:

@@ -16,13 +16,16 @@ PROMPTS_ONLY = (
     "return_full_text",
 )  # fmt: skip
 
+ONE = ("num_beams", "num_return_sequences")
+
 
 def converse(model: Any, lines: Iterable[Item], settings: dict[str, Any], as_json: bool) -> None:
     """Answer each line as it comes. Ctrl-C ends an answer, of which the conversation keeps what was said.
 
     Raises InputError at once for settings that allow no answer, whatever is asked.
     """
-    if wrong := [name for name in PROMPTS_ONLY if name in settings]:
+    settings = {**dict.fromkeys(ONE, 1), **settings}  # whatever the bundle's defaults are
+    if wrong := [name for name in PROMPTS_ONLY if name in settings and not (name in ONE and settings[name] == 1)]:
         flags = ", ".join("--" + name.replace("_", "-") for name in wrong)
         raise InputError(
             f"{flags} is not for a conversation: leave it out, or add --json-lines to ask prompt by prompt"
