@@ -1,4 +1,4 @@
-"""Bundles that many tests read: made once a run from random weights, never written to."""
+"""What many tests share: bundles, made once a run from random weights and never written to; a count of reads."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 import torchless
+from torchless.decoder import Decoder
 from torchless.export import export
 
 
@@ -74,3 +75,17 @@ def fill_mask(bert_bundles: dict[str, Path]) -> torchless.FillMask:
 def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
     """A copy of a bundle or checkpoint that a test may damage."""
     return lambda folder: Path(shutil.copytree(folder, tmp_path / f"copy-{folder.name}"))
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens the decoder has read at each time."""
+    counts: list[int] = []
+    extending = Decoder.extending
+
+    def counting(self: Decoder, cache: Any, ids: Any, **options: Any) -> Any:
+        counts.append(len(ids))
+        return extending(self, cache, ids, **options)
+
+    monkeypatch.setattr(Decoder, "extending", counting)
+    return counts

@@ -22,7 +22,6 @@ import torchless
 from torchless import BundleError, ContextLengthError, ExportError, InputError, TextGeneration
 from torchless.chat import CHAT_TEMPLATE, Template, compile_template, plain, turn_end
 from torchless.cli import main
-from torchless.decoder import Decoder
 from torchless.export import export
 from torchless.sampling import Sampler
 
@@ -88,20 +87,6 @@ def talker(tmp_path_factory: pytest.TempPathFactory) -> TextGeneration:
     """A GPT with room for a conversation, and no template."""
     out = tmp_path_factory.mktemp("plain") / "bundle"
     return torchless.load(export(tiny.gpt2(n_positions=128), out, tokenizer=tiny.bpe(), check=False))
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens the decoder has read at each time."""
-    counts: list[int] = []
-    extending = Decoder.extending
-
-    def counting(self: Decoder, cache: Any, ids: Any, **options: Any) -> Any:
-        counts.append(len(ids))
-        return extending(self, cache, ids, **options)
-
-    monkeypatch.setattr(Decoder, "extending", counting)
-    return counts
 
 
 @pytest.fixture

@@ -21,24 +21,9 @@ from hypothesis import strategies as st
 
 import torchless
 from torchless import ContextLengthError, InputError, State, TextGeneration
-from torchless.decoder import Decoder
 from torchless.export import export
 
 IDS = st.lists(st.integers(0, 319), min_size=1, max_size=30)
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens the decoder has read at each time."""
-    counts: list[int] = []
-    extending = Decoder.extending
-
-    def counting(self: Decoder, cache: Any, ids: Any, **options: Any) -> Any:
-        counts.append(len(ids))
-        return extending(self, cache, ids, **options)
-
-    monkeypatch.setattr(Decoder, "extending", counting)
-    return counts
 
 
 # What a state saves
