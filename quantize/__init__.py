@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torchless.bundle import Bundle, Graph, read_bundle
 from torchless.errors import QuantizationError
 from torchless.quantize.measure import compare
-from torchless.quantize.recipes import RECIPES, Recipe, find_recipe
+from torchless.quantize.recipe_file import find_recipe
+from torchless.quantize.recipes import RECIPES, Recipe, for_encoder
 from torchless.writing import new_bundle, seal
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def quantize(
     bundle: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    recipe: str = "int8",
+    recipe: str | os.PathLike[str] | Recipe = "int8",
     overwrite: bool = False,
 ) -> Path:
     """Write the bundle `out`: the fused graph of `bundle` with its matrices as integers, checked against it.
@@ -35,15 +36,16 @@ def quantize(
     Returns the new bundle's path. Raises QuantizationError for what cannot be quantized and BundleError for
     what cannot be read or written; nothing is left behind then.
     """
-    find_recipe(recipe)  # before the minute that hashing may take
+    chosen = find_recipe(recipe)  # before the minute that hashing may take
     source = read_bundle(bundle, verify=True)  # damaged weights would get a sound new hash
-    chosen = find_recipe(recipe, decodes=source.manifest.cache is not None)
+    if source.manifest.cache is None:
+        chosen = for_encoder(chosen)
     graph = _graph_to_quantize(source)
     if source.path.resolve().is_relative_to(Path(out).resolve()):
         raise QuantizationError(f"{out} is or holds the bundle to be quantized: choose another name")
     with new_bundle(out, overwrite=overwrite) as folder:
         _copy_companions(source, folder)
-        report = _rewrite(source.file(graph.file), folder / graph.file, chosen)
+        report = _rewrite(source, graph, folder / graph.file, chosen)
         rewritten = dataclasses.replace(
             graph, precision=chosen.name, providers=("cpu",), signed_int8=report.signed_int8
         )
@@ -73,14 +75,16 @@ def _graph_to_quantize(bundle: Bundle) -> Graph:
     )
 
 
-def _rewrite(source: Path, target: Path, recipe: Recipe) -> Report:
+def _rewrite(bundle: Bundle, graph: Graph, target: Path, recipe: Recipe) -> Report:
+    source = bundle.file(graph.file)
     try:
+        from torchless.quantize.calibrate import Calibration
         from torchless.quantize.draft import Draft
         from torchless.quantize.rewrite import rewrite
     except ImportError as error:
         raise QuantizationError(f"quantizing needs onnx: pip install 'torchless[quantize]' ({error})") from None
     draft = Draft(source, target)
-    report = rewrite(draft, recipe)
+    report = rewrite(draft, recipe, Calibration.random(bundle, graph))
     if not report.done:
         raise QuantizationError(f"{source} has no matrix that {recipe.name} could quantize")
     draft.save()

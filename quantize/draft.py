@@ -42,6 +42,7 @@ class Draft:
         self._replaced: dict[int, list[Any]] = {}
         self._before: dict[str, list[Any]] = {}
         self._new: dict[str, Any] = {}
+        self._factors: dict[str, npt.NDArray[np.float32]] = {}
 
     def readers(self) -> dict[str, list[Any]]:
         """The nodes that read each value, a node once for every input that does."""
@@ -51,20 +52,13 @@ class Draft:
                 found.setdefault(value, []).append(node)
         return found
 
+    def scale(self, name: str, factor: npt.NDArray[np.float32]) -> None:
+        """Multiply a weight by a factor that broadcasts to it, whenever it is read from now on."""
+        self._factors[name] = self._factors[name] * factor if name in self._factors else factor
+
     def array(self, name: str) -> npt.NDArray[Any]:
-        """A weight of the source, mapped from its file and never to be written to."""
-        tensor = self.tensors[name]
-        if tensor.data_location != TensorProto.EXTERNAL:
-            return np.asarray(numpy_helper.to_array(tensor))
-        where = {entry.key: entry.value for entry in tensor.external_data}
-        path = self._source.parent / where.get("location", "")
-        if path.parent != self._source.parent or not path.is_file():
-            raise QuantizationError(f"{name} of {self._source} lies in {path}, outside: {EXPORT_AGAIN}")
-        dtype, shape = helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
-        offset, length = int(where.get("offset", 0)), int(np.prod(shape)) * dtype.itemsize
-        if offset < 0 or offset + length > path.stat().st_size:
-            raise QuantizationError(f"{name} lies behind the end of {path}: {EXPORT_AGAIN}")
-        return np.memmap(path, dtype, "r", offset, shape) if length else np.empty(shape, dtype)
+        """A weight: the source's own, mapped from its file and never to be written to, unless it was scaled."""
+        return self._mapped(name) * self._factors[name] if name in self._factors else self._mapped(name)
 
     def add(self, name: str, array: npt.NDArray[Any]) -> str:
         """Store a new weight and return its name; a second array under one name is not stored again."""
@@ -108,6 +102,20 @@ class Draft:
             self.model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
         self._target.write_bytes(self.model.SerializeToString(deterministic=True))
         onnx.checker.check_model(str(self._target))
+
+    def _mapped(self, name: str) -> npt.NDArray[Any]:
+        tensor = self.tensors[name]
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return np.asarray(numpy_helper.to_array(tensor))
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        path = self._source.parent / where.get("location", "")
+        if path.parent != self._source.parent or not path.is_file():
+            raise QuantizationError(f"{name} of {self._source} lies in {path}, outside: {EXPORT_AGAIN}")
+        dtype, shape = helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
+        offset, length = int(where.get("offset", 0)), int(np.prod(shape)) * dtype.itemsize
+        if offset < 0 or offset + length > path.stat().st_size:
+            raise QuantizationError(f"{name} lies behind the end of {path}: {EXPORT_AGAIN}")
+        return np.memmap(path, dtype, "r", offset, shape) if length else np.empty(shape, dtype)
 
     def _new_nodes(self) -> Iterator[Any]:
         for node in self.nodes:

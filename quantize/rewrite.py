@@ -1,4 +1,4 @@
-"""Finds the matrices of a graph and swaps the operators that read them for quantized ones; says what it did.
+"""Swaps the operators that read a graph's matrices for quantized ones, and says what it did.
 
 K is the length that a product sums over, N the number of sums, D the width of an embedding.
 """
@@ -6,38 +6,19 @@ K is the length that a product sums over, N the number of sums, D the width of a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import helper
 
+from torchless.quantize.calibrate import Calibration
 from torchless.quantize.draft import CONTRIB, Draft
-from torchless.quantize.recipes import Blocks, Columns, Recipe, Scheme
+from torchless.quantize.matrices import Left, Matrix, find_matrices
+from torchless.quantize.migrate import migrate
+from torchless.quantize.recipes import Blocks, Columns, Keep, Recipe, Scheme, Static
+from torchless.quantize.static import Ends, ranges, to_static
 from torchless.quantize.weights import TINY, Float, block_size, blocks, int8_columns
-
-Role = Literal["body", "ends", "tables"]
-Way = Literal["table", "rows", "columns", ""]
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A weight that can be quantized: where it stands, how it lies, and the nodes that read it."""
-
-    name: str
-    shape: tuple[int, int]
-    role: Role
-    transposed: bool  # [N,K] (or an embedding's [V,D]) rather than [K,N]
-    readers: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Left:
-    """A matrix that stays in float, and why."""
-
-    name: str
-    shape: tuple[int, ...]
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -49,55 +30,33 @@ class Report:
 
     @property
     def signed_int8(self) -> bool:
-        return any(isinstance(scheme, Columns) for _, scheme in self.done)
+        return any(isinstance(scheme, (Columns, Static)) for _, scheme in self.done)
 
 
-def rewrite(draft: Draft, recipe: Recipe) -> Report:
+def rewrite(draft: Draft, recipe: Recipe, calibration: Calibration) -> Report:
     """Quantize every matrix of the draft as the recipe says."""
+    migrate(draft, recipe, calibration)
     matrices, left = find_matrices(draft)
+    schemes = {matrix.name: recipe.scheme(matrix.name, matrix.role) for matrix in matrices}
+    found: dict[Static, dict[str, Ends]] = {}
+    for scheme in schemes.values():
+        if isinstance(scheme, Static) and scheme not in found:
+            inputs = [x for matrix in matrices if schemes[matrix.name] == scheme for x in matrix.inputs]
+            found[scheme] = ranges(calibration, inputs, scheme)
     done: list[tuple[Matrix, Scheme]] = []
     for matrix in matrices:
-        scheme: Scheme = getattr(recipe, matrix.role)
+        scheme = schemes[matrix.name]
+        if isinstance(scheme, Keep):
+            left.append(Left(matrix.name, matrix.shape, "the recipe says so"))
+            continue
         if isinstance(scheme, Blocks):
             scheme = to_blocks(draft, matrix, scheme)
-        else:
+        elif isinstance(scheme, Columns):
             to_columns(draft, matrix)
+        else:
+            to_static(draft, matrix, scheme, found[scheme])
         done.append((matrix, scheme))
     return Report(tuple(done), tuple(left))
-
-
-def find_matrices(draft: Draft) -> tuple[list[Matrix], list[Left]]:
-    """The float initializers of two or more dimensions in order: those to quantize, and the others."""
-    readers = draft.readers()
-    matrices: list[Matrix] = []
-    left: list[Left] = []
-    for name, tensor in draft.tensors.items():
-        shape = tuple(tensor.dims)
-        if tensor.data_type != TensorProto.FLOAT or len(shape) < 2 or name not in readers:
-            continue
-        nodes = tuple(readers[name])
-        ways = {_way(draft, node, name) for node in nodes}
-        if reason := _reason_to_leave(draft, name, shape, nodes, ways):
-            left.append(Left(name, shape, reason))
-            continue
-        role: Role = "tables" if ways == {"table"} else "body"
-        if any(_at_an_end(draft, node, readers) for node in nodes):
-            role = "ends"
-        matrices.append(Matrix(name, (shape[0], shape[1]), role, "columns" not in ways, nodes))
-    return matrices, left
-
-
-def _reason_to_leave(
-    draft: Draft, name: str, shape: tuple[int, ...], nodes: tuple[Any, ...], ways: set[Way]
-) -> str:
-    if len(shape) > 2 or 0 in shape:
-        return f"it has shape {list(shape)}, not rows and columns"
-    if "" in ways:
-        kinds = sorted({node.op_type for node in nodes if not _way(draft, node, name)})
-        return f"{' and '.join(kinds)} reads it, which has no quantized form"
-    if "columns" in ways and len(ways) > 1:
-        return "it is read as it lies and transposed"
-    return ""
 
 
 def to_columns(draft: Draft, matrix: Matrix) -> None:
@@ -137,7 +96,7 @@ def to_blocks(draft: Draft, matrix: Matrix, scheme: Blocks) -> Blocks:
     rows: Float = array if matrix.transposed else np.ascontiguousarray(array.T)
     count, length = rows.shape
     size = block_size(length, scheme.size)
-    codes, scale = blocks(matrix.name, rows, scheme.bits, size)
+    codes, scale = blocks(matrix.name, rows, scheme.bits, size, search=scheme.method == "search")
     weight = draft.add(f"{matrix.name}.q{scheme.bits}", codes)
     scales = draft.add(f"{weight}.scale", scale)
     for node in matrix.readers:
@@ -153,7 +112,7 @@ def to_blocks(draft: Draft, matrix: Matrix, scheme: Blocks) -> Blocks:
             K=length, N=count, bits=scheme.bits, block_size=size, accuracy_level=4,  # 4: integer arithmetic
         )  # fmt: skip
         draft.replace(node, [product])
-    return Blocks(scheme.bits, size)
+    return replace(scheme, size=size)
 
 
 def _gather(draft: Draft, node: Any, weight: str, scales: str, length: int, bits: int, size: int) -> Iterator[Any]:
@@ -170,28 +129,6 @@ def _gather(draft: Draft, node: Any, weight: str, scales: str, length: int, bits
     if padded > length:
         bounds = [draft.add(f"slice.{value}", np.array([value])) for value in (0, length, -1)]
         yield _node("Slice", [f"{y}.padded", *bounds], y)
-
-
-def _way(draft: Draft, node: Any, name: str) -> Way:
-    """How a node reads the matrix: rows by index, x times its transpose, x times it; "" for any other way."""
-    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    if node.op_type == "Gather" and node.input[0] == name and attributes.get("axis", 0) == 0:
-        return "table" if node.input[1] in draft.input_ranks else ""
-    if len(node.input) != 2 or node.input[1] != name or node.input[0] == name:
-        return ""
-    if node.op_type == "MatMul":
-        return "columns"
-    if node.op_type == "FusedMatMul" and attributes.pop("alpha", 1.0) == 1:
-        switches = {name for name, value in attributes.items() if value}
-        return "rows" if switches == {"transB"} else "columns" if not switches else ""
-    return ""
-
-
-def _at_an_end(draft: Draft, node: Any, readers: dict[str, list[Any]]) -> bool:
-    """Whether the node reads the tokens, or computes an output of the graph, a bias aside."""
-    result = node.output[0]
-    biased = [after.output[0] for after in readers.get(result, ()) if after.op_type == "Add"]
-    return "input_ids" in node.input or any(value in draft.outputs for value in (result, *biased))
 
 
 def _node(kind: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> Any:

@@ -26,7 +26,7 @@ def int8_columns(name: str, matrix: Float) -> tuple[npt.NDArray[np.int8], Float]
 
     A column of zeros stays zero. NaN and infinity are a QuantizationError that bears the name.
     """
-    _check_finite(name, matrix)
+    check_finite(name, matrix)
     scale = np.maximum(np.abs(matrix).max(axis=0, initial=0) / 127, TINY).astype(np.float32)
     codes = matrix / scale
     np.rint(codes, out=codes)
@@ -34,7 +34,7 @@ def int8_columns(name: str, matrix: Float) -> tuple[npt.NDArray[np.int8], Float]
     return np.clip(codes, -127, 127, out=codes).astype(np.int8), scale
 
 
-def blocks(name: str, rows: Float, bits: int, size: int) -> tuple[Bytes, Float]:
+def blocks(name: str, rows: Float, bits: int, size: int, *, search: bool = True) -> tuple[Bytes, Float]:
     """float32 [N,K] -> codes uint8 [N,K/size,size*bits/8] and scale [N,K/size], K/size rounded up.
 
     `unpack` gives back (code - 2**(bits-1)) * scale. At 8 bits that differs from the row by at most |scale| where
@@ -44,7 +44,7 @@ def blocks(name: str, rows: Float, bits: int, size: int) -> tuple[Bytes, Float]:
     the last block is zero. This is the layout of MatMulNBits with its default zero point: for 4 bits the earlier
     value is in the lower half of the byte. NaN and infinity are a QuantizationError that bears the name.
     """
-    _check_finite(name, rows)
+    check_finite(name, rows)
     count, length = rows.shape
     padded = np.zeros((count, -(-length // size), size), np.float32)
     padded.reshape(count, -1)[:, :length] = rows
@@ -54,7 +54,7 @@ def blocks(name: str, rows: Float, bits: int, size: int) -> tuple[Bytes, Float]:
     largest, smallest = padded.max(axis=-1), padded.min(axis=-1)
     scale = np.where(largest > -smallest, largest, smallest) / -middle
     scale[np.abs(scale) < TINY] = TINY
-    if bits == 4:
+    if bits == 4 and search:
         scale = _closest_scale(padded, scale)
     codes = (_round(padded, scale, middle) + middle).astype(np.uint8)
     if bits == 4:
@@ -105,6 +105,6 @@ def block_size(length: int, largest: int) -> int:
     return min((size for size in BLOCKS if size <= largest), key=lambda size: (-length % size, -size))
 
 
-def _check_finite(name: str, matrix: npt.NDArray[Any]) -> None:
+def check_finite(name: str, matrix: npt.NDArray[Any]) -> None:
     if not np.isfinite(matrix).all():
         raise QuantizationError(f"{name} holds NaN or infinity, so its bundle is damaged: export a sound one")

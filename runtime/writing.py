@@ -1,4 +1,4 @@
-"""Writing a bundle: in a temporary sibling folder that gets its name when it is whole, and not before."""
+"""Writing a bundle, or a file: in a temporary sibling that gets its name when it is whole, and not before."""
 
 from __future__ import annotations
 
@@ -44,6 +44,21 @@ def new_bundle(out: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
             for parent in made:  # innermost first; one that is in use by now stays
                 with contextlib.suppress(OSError):
                     parent.rmdir()
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a file whole or not at all, in UTF-8; an older one stays until then. Raises BundleError."""
+    target = Path(os.path.abspath(path))
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.replace(target)
+    except OSError as error:
+        raise BundleError(
+            f"{target} was not written ({error.strerror or error}): free space or fix the path, then repeat"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def seal(folder: Path, manifest: Manifest) -> None:

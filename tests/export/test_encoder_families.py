@@ -16,7 +16,7 @@ from torchless.export import export
 from torchless.provider import choose_provider
 from torchless.quantize import quantize
 from torchless.quantize.draft import Draft
-from torchless.quantize.rewrite import find_matrices
+from torchless.quantize.matrices import find_matrices
 from torchless.session import open_session
 
 TOLERANCE = 1e-4

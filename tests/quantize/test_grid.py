@@ -17,8 +17,8 @@ from torchless.export import export
 from torchless.provider import choose_provider
 from torchless.quantize import quantize
 from torchless.quantize.draft import CONTRIB, Draft
+from torchless.quantize.matrices import find_matrices
 from torchless.quantize.recipes import RECIPES
-from torchless.quantize.rewrite import find_matrices
 from torchless.quantize.weights import int8_columns
 from torchless.session import open_session
 

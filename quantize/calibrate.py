@@ -1,0 +1,119 @@
+"""What a graph computes inside on given tokens: the values that calibration looks at, a row at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from torchless.bundle import Bundle, Graph
+from torchless.errors import QuantizationError
+from torchless.quantize.weights import Float
+from torchless.session import onnxruntime
+
+RANDOM_LENGTHS = (8, 32, 128) * 4
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The tokens of one text, and an encoder's segment ids (zeros where the list is empty)."""
+
+    input_ids: list[int]
+    token_type_ids: list[int]
+
+
+class Calibration:
+    """Rows of tokens, and what a float32 graph computes inside on them."""
+
+    def __init__(self, bundle: Bundle, graph: Graph, rows: Sequence[Row]) -> None:
+        self._bundle, self._graph, self.rows = bundle, graph, rows
+        self._divided: dict[str, tuple[str, Float]] = {}
+
+    @classmethod
+    def random(cls, bundle: Bundle, graph: Graph, seed: int = 0) -> Calibration:
+        """Random tokens: the same channels are large for them as for text (docs/quantization.md)."""
+        generator = np.random.default_rng(seed)
+        manifest = bundle.manifest
+        lengths = [min(length, manifest.context_length) for length in RANDOM_LENGTHS]
+        rows = [Row(generator.integers(0, manifest.vocab_size, length).tolist(), []) for length in lengths]
+        return cls(bundle, graph, rows)
+
+    def divide(self, name: str, value: str, by: Float) -> None:
+        """From now on `name` stands for what the graph has as `value`, over a number a channel [D]."""
+        self._divided[name] = (value, by)
+
+    def __call__(self, values: Sequence[str]) -> Iterator[dict[str, Float]]:
+        """For each row of S tokens, each of `values` by name, float32 [S,..]."""
+        inside = {name: self._divided.get(name, (name, None)) for name in values}
+        for found in observe(self._bundle, self._graph, [name for name, _ in inside.values()], self.rows):
+            yield {name: found[value] if by is None else found[value] / by for name, (value, by) in inside.items()}
+
+    def magnitudes(self, values: Sequence[str]) -> dict[str, Float]:
+        """The largest magnitude of every channel [D] of each value."""
+        largest: dict[str, Float] = {}
+        for found in self(values):
+            for name, array in found.items():
+                seen = np.abs(array).max(axis=0)
+                largest[name] = np.maximum(largest[name], seen) if name in largest else seen
+        return largest
+
+
+def observe(bundle: Bundle, graph: Graph, values: Sequence[str], rows: Iterable[Row]) -> Iterator[dict[str, Float]]:
+    """For each row of S tokens, each of `values` by name, float32 [S,..]: a value inside the graph, or an output.
+
+    A decoder reads the row as a prompt on an empty cache. Raises QuantizationError where a value is not finite.
+    """
+    names = list(dict.fromkeys(values))
+    session = _open(bundle, graph, names)
+    for row in rows:
+        found = session.run(names, _feed(bundle, session, row, "logits" in names))
+        for name, array in zip(names, found, strict=True):
+            if not np.isfinite(array).all():
+                raise QuantizationError(
+                    f"{bundle.path} gives NaN or infinity for a text of {len(row.input_ids)} tokens ({name}): "
+                    "export it again from a sound checkpoint"
+                )
+        yield {name: array[0] for name, array in zip(names, found, strict=True)}
+
+
+def _open(bundle: Bundle, graph: Graph, values: Sequence[str]) -> Any:
+    """A session that also gives out the values inside; the weights are mapped from where they lie."""
+    path = bundle.file(graph.file)
+    model = onnx.load(str(path), load_external_data=False)
+    outputs = {value.name for value in model.graph.output}
+    for name in values:
+        if name not in outputs:
+            model.graph.output.append(onnx.ValueInfoProto(name=name))
+    ort = onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.enable_mem_pattern = False
+    options.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent))
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _feed(bundle: Bundle, session: Any, row: Row, logits: bool) -> dict[str, Any]:
+    length = len(row.input_ids)
+    ids = np.array([row.input_ids], np.int64)
+    cache = bundle.manifest.cache
+    feeds: dict[str, Any] = {"input_ids": ids}
+    if cache is None:
+        types = np.array([row.token_type_ids or [0] * length], np.int64)
+        feeds |= {"attention_mask": np.ones_like(ids), "token_type_ids": types}
+    else:
+        feeds |= {
+            "position_ids": np.arange(length)[None],
+            "seqlens_k": np.array([length - 1], np.int32),
+            "total_sequence_length": np.array(length, np.int32),
+            "logits_positions": np.arange(length if logits else 0)[None],
+        }
+    known = {value.name: value for value in session.get_inputs()}
+    for name, value in known.items():
+        if name.startswith("past_key_values."):
+            _, heads, _, size = value.shape
+            feeds[name] = np.zeros((1, heads, length, size), np.float32)
+    return {name: array for name, array in feeds.items() if name in known}
