@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchless.bundle import Bundle, Graph, read_bundle
 from torchless.errors import QuantizationError
+from torchless.quantize.data import read_examples
 from torchless.quantize.measure import compare
 from torchless.quantize.recipe_file import find_recipe
 from torchless.quantize.recipes import RECIPES, Recipe, for_encoder
+from torchless.text import Text
 from torchless.writing import new_bundle, seal
 
 if TYPE_CHECKING:
@@ -26,12 +29,14 @@ def quantize(
     out: str | os.PathLike[str],
     *,
     recipe: str | os.PathLike[str] | Recipe = "int8",
+    data: str | os.PathLike[str] | Sequence[Text] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write the bundle `out`: the fused graph of `bundle` with its matrices as integers, checked against it.
 
-    recipe: a name in RECIPES. The manifest's `recipe` says what became of every matrix, its `parity` how far
-    the outputs moved on fixed tokens.
+    recipe: a name in RECIPES, or a file of one. data: texts like those that the model will read, or a file of
+    them (torchless.quantize.data), on which activations are measured; without it random tokens are. The
+    manifest's `recipe` says what became of every matrix, its `parity` how far the outputs moved on fixed tokens.
 
     Returns the new bundle's path. Raises QuantizationError for what cannot be quantized and BundleError for
     what cannot be read or written; nothing is left behind then.
@@ -41,11 +46,12 @@ def quantize(
     if source.manifest.cache is None:
         chosen = for_encoder(chosen)
     graph = _graph_to_quantize(source)
+    texts = _texts(source, data)
     if source.path.resolve().is_relative_to(Path(out).resolve()):
         raise QuantizationError(f"{out} is or holds the bundle to be quantized: choose another name")
     with new_bundle(out, overwrite=overwrite) as folder:
         _copy_companions(source, folder)
-        report = _rewrite(source, graph, folder / graph.file, chosen)
+        report = _rewrite(source, graph, folder / graph.file, chosen, texts)
         rewritten = dataclasses.replace(
             graph, precision=chosen.name, providers=("cpu",), signed_int8=report.signed_int8
         )
@@ -75,16 +81,26 @@ def _graph_to_quantize(bundle: Bundle) -> Graph:
     )
 
 
-def _rewrite(bundle: Bundle, graph: Graph, target: Path, recipe: Recipe) -> Report:
+def _texts(bundle: Bundle, data: str | os.PathLike[str] | Sequence[Text] | None) -> Sequence[Text] | None:
+    if isinstance(data, (str, os.PathLike)):
+        return [example.given for example in read_examples(data, bundle.manifest.task)]
+    return data
+
+
+def _rewrite(bundle: Bundle, graph: Graph, target: Path, recipe: Recipe, texts: Sequence[Text] | None) -> Report:
     source = bundle.file(graph.file)
     try:
-        from torchless.quantize.calibrate import Calibration
+        from torchless.quantize.calibrate import Calibration, rows_of
         from torchless.quantize.draft import Draft
         from torchless.quantize.rewrite import rewrite
     except ImportError as error:
         raise QuantizationError(f"quantizing needs onnx: pip install 'torchless[quantize]' ({error})") from None
     draft = Draft(source, target)
-    report = rewrite(draft, recipe, Calibration.random(bundle, graph))
+    if texts is None:
+        calibration = Calibration.random(bundle, graph)
+    else:
+        calibration = Calibration(bundle, graph, rows_of(bundle, texts))
+    report = rewrite(draft, recipe, calibration)
     if not report.done:
         raise QuantizationError(f"{source} has no matrix that {recipe.name} could quantize")
     draft.save()

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
 from torchless.bundle import Bundle, Graph
-from torchless.errors import QuantizationError
+from torchless.errors import InputError, QuantizationError
+from torchless.exactness import PRECISE_MODE
+from torchless.quantize.data import sample
 from torchless.quantize.weights import Float
 from torchless.session import onnxruntime
+from torchless.text import TOKENIZER, Text, Tokenizer
 
+MOST_ROWS = 128
+LONGEST_ROW = 256
 RANDOM_LENGTHS = (8, 32, 128) * 4
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
@@ -24,6 +30,25 @@ class Row:
 
     input_ids: list[int]
     token_type_ids: list[int]
+
+
+def rows_of(bundle: Bundle, texts: Sequence[Text]) -> list[Row]:
+    """Texts as a model of the bundle reads them, cut to its context; a generator's long text in several windows.
+
+    Raises InputError where no text holds a token.
+    """
+    manifest = bundle.manifest
+    tokenizer = Tokenizer.read(bundle.file(TOKENIZER))
+    encodings = [tokenizer.encode(text) for text in sample(texts, MOST_ROWS)]
+    longest = min(manifest.context_length, LONGEST_ROW)
+    rows = [Row(e.ids[:longest], e.type_ids[:longest]) for e in encodings if e.ids]
+    if manifest.cache is not None:
+        ids = [token for encoding in encodings for token in encoding.ids]
+        windows = [Row(ids[start : start + longest], []) for start in range(0, len(ids), longest)]
+        rows = sample(windows, MOST_ROWS)
+    if not rows:
+        raise InputError("the calibration data holds no token: give texts of the kind that the model will read")
+    return rows
 
 
 class Calibration:
@@ -68,9 +93,9 @@ def observe(bundle: Bundle, graph: Graph, values: Sequence[str], rows: Iterable[
     A decoder reads the row as a prompt on an empty cache. Raises QuantizationError where a value is not finite.
     """
     names = list(dict.fromkeys(values))
-    session = _open(bundle, graph, names)
+    session = open_model(_with_outputs(bundle, graph, names), bundle.file(graph.file).parent)
     for row in rows:
-        found = session.run(names, _feed(bundle, session, row, "logits" in names))
+        found = session.run(names, feed(bundle, session, row, logits="logits" in names))
         for name, array in zip(names, found, strict=True):
             if not np.isfinite(array).all():
                 raise QuantizationError(
@@ -80,23 +105,30 @@ def observe(bundle: Bundle, graph: Graph, values: Sequence[str], rows: Iterable[
         yield {name: array[0] for name, array in zip(names, found, strict=True)}
 
 
-def _open(bundle: Bundle, graph: Graph, values: Sequence[str]) -> Any:
-    """A session that also gives out the values inside; the weights are mapped from where they lie."""
-    path = bundle.file(graph.file)
-    model = onnx.load(str(path), load_external_data=False)
+def _with_outputs(bundle: Bundle, graph: Graph, values: Sequence[str]) -> bytes:
+    """The graph, which also gives out the values inside."""
+    model = onnx.load(str(bundle.file(graph.file)), load_external_data=False)
     outputs = {value.name for value in model.graph.output}
     for name in values:
         if name not in outputs:
             model.graph.output.append(onnx.ValueInfoProto(name=name))
+    return bytes(model.SerializeToString())
+
+
+def open_model(model: bytes, weights: Path, *, precise: bool = False) -> Any:
+    """A session of a graph in memory whose other weights are mapped from a folder. precise: see exactness.py."""
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.enable_mem_pattern = False
-    options.add_session_config_entry(WEIGHTS_FOLDER, str(path.parent))
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    options.add_session_config_entry(WEIGHTS_FOLDER, str(weights))
+    if precise:
+        options.add_session_config_entry(PRECISE_MODE, "1")
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _feed(bundle: Bundle, session: Any, row: Row, logits: bool) -> dict[str, Any]:
+def feed(bundle: Bundle, session: Any, row: Row, *, logits: bool) -> dict[str, Any]:
+    """The inputs for one row; logits: of every token, or of none (decoders)."""
     length = len(row.input_ids)
     ids = np.array([row.input_ids], np.int64)
     cache = bundle.manifest.cache

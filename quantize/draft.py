@@ -20,17 +20,18 @@ EXPORT_AGAIN = "export it again"
 
 
 class Draft:
-    """The graph at `source`; its rewritten form is written by `save`.
+    """The graph at `source`; its rewritten form is written to `target` by `save`, or given by `in_memory`.
 
     Weights are never loaded into the protobuf, which could not hold more than 2 GB: old ones are mapped, new
     ones written at once, and what no node reads any more is left out.
     """
 
-    def __init__(self, source: Path, target: Path) -> None:
+    def __init__(self, source: Path, target: Path | None) -> None:
         self._source = source
         self._target = target
-        self._data = target.with_name(f"{target.name}.data")
-        self._data.touch(exist_ok=False)
+        if target is not None:
+            self._data = target.with_name(f"{target.name}.data")
+            self._data.touch(exist_ok=False)
         try:
             self.model: Any = onnx.load(str(source), load_external_data=False)
         except Exception as error:  # protobuf's own, which differs by version
@@ -63,7 +64,7 @@ class Draft:
     def add(self, name: str, array: npt.NDArray[Any]) -> str:
         """Store a new weight and return its name; a second array under one name is not stored again."""
         if name not in self._new:
-            if array.nbytes < INLINE:
+            if array.nbytes < INLINE or self._target is None:
                 self._new[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)  # 0-d stays so
             else:
                 self._new[name] = self._external(name, array)
@@ -88,11 +89,24 @@ class Draft:
             self._before[value] = list(nodes)
 
     def save(self) -> None:
-        """Write the graph, with the weights that are still read, and close the data file."""
+        """Write the graph, with the weights that are still read."""
+        assert self._target is not None
+        self._finish()
+        self._target.write_bytes(self.model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(str(self._target))
+
+    def in_memory(self) -> bytes:
+        """The graph with its new weights inside; the others stay in the source's data file."""
+        self._finish()
+        return bytes(self.model.SerializeToString())
+
+    def _finish(self) -> None:
         self.nodes = list(self._new_nodes())
         read = {value for node in self.nodes for value in node.input}
-        for name in self.tensors:
-            if name in read:
+        for name, tensor in self.tensors.items():
+            if name in read and self._target is None and name not in self._factors:
+                self._new.setdefault(name, tensor)
+            elif name in read:
                 self.add(name, self.array(name))
         old = self.model.graph  # its value_info is left out: some of those values are gone
         tensors = [tensor for name, tensor in self._new.items() if name in read]
@@ -100,8 +114,6 @@ class Draft:
         self.model.graph.CopyFrom(graph)
         if all(opset.domain != CONTRIB for opset in self.model.opset_import):
             self.model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
-        self._target.write_bytes(self.model.SerializeToString(deterministic=True))
-        onnx.checker.check_model(str(self._target))
 
     def _mapped(self, name: str) -> npt.NDArray[Any]:
         tensor = self.tensors[name]
