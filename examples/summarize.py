@@ -40,6 +40,8 @@ def default_bundle() -> Path:
 def pieces(gpt: torchless.TextGeneration, text: str) -> Iterator[str]:
     """The text in pieces that leave room for a summary, cut at the ends of sentences where these fit."""
     room = gpt.context_length - NEW - len(gpt.tokenizer.ids(PROMPT)) - SLACK
+    if room < 1:
+        raise torchless.InputError(f"the context of {gpt.context_length} tokens has no room for a summary of {NEW}")
     tokens = [start for start, _ in gpt.tokenizer.encode(text, special_tokens=False).offsets]
     ends = [found.end() for found in re.finditer(r"[.!?]\s+|\n\s*\n", text)]
     begin = 0
@@ -58,6 +60,28 @@ def summary(gpt: torchless.TextGeneration, piece: str, seed: int) -> str:
     return " ".join("".join(re.findall(r".+?(?:[.!?](?=\s|\Z)|\Z)", found, re.DOTALL)[:SENTENCES]).split())
 
 
+def read(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise torchless.InputError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not text.strip():
+        raise torchless.InputError(f"{path} holds no text")
+    return text
+
+
+def sum_up(text: str, bundle: Path, most: int | None, seed: int) -> None:
+    with torchless.load(bundle) as gpt:
+        if not isinstance(gpt, torchless.TextGeneration):
+            raise torchless.InputError(f"{bundle} is not for text-generation: give the bundle of a GPT")
+        found = list(pieces(gpt, text))[:most]
+        for number, piece in enumerate(found, 1):
+            print(f"\rpiece {number} of {len(found)} ...", end="", file=sys.stderr, flush=True)
+            said = summary(gpt, piece, seed)
+            print("\r\033[K" if sys.stderr.isatty() else "\n", end="", file=sys.stderr, flush=True)
+            print(f"{number}. {' '.join(piece.split())[:60]} ...\n   {said}\n", flush=True)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("file", nargs="?", type=Path, default=HERE / "data" / "heldout-sotu.txt")
@@ -65,13 +89,13 @@ def main() -> None:
     arguments.add_argument("--pieces", type=int, metavar="N", help="read the first N pieces only")
     arguments.add_argument("--seed", type=int, default=1)
     args = arguments.parse_args()
-    with torchless.load(args.bundle or default_bundle()) as gpt:
-        found = list(pieces(gpt, args.file.read_text(encoding="utf-8")))[: args.pieces]
-        for number, piece in enumerate(found, 1):
-            print(f"\rpiece {number} of {len(found)} ...", end="", file=sys.stderr, flush=True)
-            text = summary(gpt, piece, args.seed)
-            print("\r\033[K" if sys.stderr.isatty() else "\n", end="", file=sys.stderr, flush=True)
-            print(f"{number}. {' '.join(piece.split())[:60]} ...\n   {text}\n", flush=True)
+    if args.pieces is not None and args.pieces < 1:
+        arguments.error(f"--pieces {args.pieces}: give 1 or more")
+    try:
+        sum_up(read(args.file), args.bundle or default_bundle(), args.pieces, args.seed)
+    except torchless.TorchlessError as error:
+        print(f"summarize.py: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Letters: B rows, S tokens given, K rows of logits asked for, V vocabulary, H hea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,12 +134,8 @@ class Decoder:
             for i in range(self.layout.layers)
             for kind in ("key", "value")
         ]
-        require(
-            session,
-            bundle,
-            [*INPUTS, *(past for past, _ in self._past)],
-            ["logits", *(present for _, present in self._past)],
-        )
+        inputs = [*INPUTS, *(past for past, _ in self._past)]
+        require(session, bundle, inputs, ["logits", *(present for _, present in self._past)])
 
     def new_cache(self, rows: int = 1, *, joined: int | None = None) -> KVCache:
         """Room for `rows` texts, of which `joined` (by default all) are there from the beginning."""
@@ -153,23 +149,12 @@ class Decoder:
         *,
         row: int = 0,
         keep: Sequence[int] | None = None,
+        enough: Callable[[], bool] = lambda: False,
     ) -> Float:
         """Append ids [S] to one row, in chunks, and return logits [K,V] at the positions in `keep`.
 
-        keep: indices into ids, ascending, by default the last one.
-        """
-        logits = list(self.extending(cache, ids, row=row, keep=keep))
-        return np.concatenate(logits) if len(logits) > 1 else logits[0]
-
-    def extending(
-        self,
-        cache: KVCache,
-        ids: Sequence[int] | npt.NDArray[np.int64],
-        *,
-        row: int = 0,
-        keep: Sequence[int] | None = None,
-    ) -> Iterator[Float]:
-        """The same chunk by chunk: yields each one's logits when the cache holds it.
+        keep: indices into ids, ascending, by default the last one. enough: asked when the cache holds a chunk; true
+        leaves the rest unread, and its logits out.
 
         The operator takes several tokens on a past for one row at a time only, so rows are filled one by one and
         decoded together.
@@ -180,15 +165,18 @@ class Decoder:
         wanted = np.asarray([len(ids) - 1] if keep is None else keep, np.int64)
         past = int(cache.lengths[row])
         cache.reserve(past + len(tokens))
+        logits = []
         for start, end in chunks(len(tokens), CHUNK):
             chunk = tokens[start:end]
             here = wanted[(wanted >= start) & (wanted < start + len(chunk))] - start
             step = Step(self, cache, row, row + 1, len(chunk), len(here))
             step.input_ids[0] = chunk
             step.logits_positions[0] = here
-            logits = step.run()[0]
+            logits.append(step.run()[0])
             cache.lengths[row] += len(chunk)
-            yield logits
+            if enough():
+                break
+        return np.concatenate(logits) if len(logits) > 1 else logits[0]
 
     def last(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Float:
         """Logits [B,V] after the first lengths [B] tokens of each row of ids [B,S]; nothing is kept.

@@ -52,12 +52,12 @@ class Speculation:
 class Row:
     """One text to make: where it begins, how its tokens are chosen, and who may end it before its budget.
 
-    ends: called before each chunk of the prompt (with None) and with every token; gives the reason to end, or None.
+    ends: called before each chunk that is read (with None) and with every token; gives the reason to end, or None.
     logprobs: how many of the likeliest tokens are told with each, or None for no probabilities.
     keep: how many of the first tokens stay when the context is full and the newest are read again; None: it ends
     with the context.
     complete: whether what was added [T] is all that a constraint allows.
-    progress: called with each chunk's end: how many of the prompt's tokens were read, and how many there are.
+    progress: called with each chunk's end: how many tokens of the window were read, and how many there are.
     """
 
     prompt: Sequence[int]
@@ -99,21 +99,22 @@ class Row:
         """How many the cache should have from the beginning: growing right after the prompt would copy it."""
         return min(len(self.window(context)) + min(self.budget, GROWTH), context)
 
-    def read(self, decoder: Decoder, cache: KVCache, place: int = 0) -> Float | None:
+    def read(self, decoder: Decoder, cache: KVCache, place: int = 0, *, without: int = 0) -> Float | None:
         """Logits [V] after the window; None for a caller who has had enough before its end.
 
-        What the cache's row holds is taken for the window's beginning.
+        What the cache's row holds is taken for the window's beginning. without: how many of its last tokens a step
+        is to take.
         """
         window = self.window(cache.limit)
-        for logits in decoder.extending(cache, window[cache.lengths[place] :], row=place):
+        end = len(window) - without
+
+        def enough() -> bool:
             read = int(cache.lengths[place])
-            self.progress(read, len(window))
-            if read == len(window):
-                after: Float = logits[-1]
-                return after
-            if self.ends(None) is not None:
-                break
-        return None
+            self.progress(read, end)
+            return read < end and self.ends(None) is not None
+
+        logits = decoder.extend(cache, window[cache.lengths[place] : end], row=place, enough=enough)
+        return logits[-1] if cache.lengths[place] == end else None
 
     def choose(self, index: int, logits: Any, guess: Guess | None = None) -> Token:
         """The next token, from logits [V]. A guess changes no likelihood: see Sampler."""
@@ -141,14 +142,14 @@ class Row:
 
 
 def report(rows: Sequence[Row], progress: Callable[[int, int], object], context: int) -> None:
-    """Let `progress` know, with every chunk, how many tokens of all prompts were read, and how many there are."""
-    total = sum(len(row.window(context)) for row in rows if row.budget > 0)  # others are not read
+    """Let `progress` know, with every chunk, how many tokens of all windows were read, and how many there are."""
+    totals = [len(row.window(context)) if row.budget > 0 else 0 for row in rows]  # others are not read
     read = [0] * len(rows)
 
     def part(index: int) -> Callable[[int, int], None]:
-        def tell(done: int, _: int) -> None:
-            read[index] = done
-            progress(sum(read), total)
+        def tell(done: int, total: int) -> None:
+            read[index], totals[index] = done, total
+            progress(sum(read), sum(totals))
 
         return tell
 
@@ -160,7 +161,7 @@ def decode(decoder: Decoder, rows: Sequence[Row], together: int = ROWS) -> Itera
     """Yield every new token of every row, as it is chosen. A budget of 0 yields nothing for its row.
 
     Prompts are read one by one, and up to `together` texts are continued at once; when one is done, it leaves
-    the batch and the next prompt takes its place.
+    the batch and the next prompt takes its place. One that ends while its window is read again yields no more.
     """
     waiting = deque(index for index, row in enumerate(rows) if row.budget > 0)
     cache = decoder.new_cache(min(together, len(waiting)), joined=0)
@@ -180,9 +181,14 @@ def decode(decoder: Decoder, rows: Sequence[Row], together: int = ROWS) -> Itera
             last.append(rows[index].choose(index, logits))
             yield last[-1]
             _let_go(cache, last)
+        for place in reversed(range(len(last))):
+            row = rows[last[place].prompt]
+            if row.keep is not None and cache.lengths[place] == cache.limit:
+                # GPT-2's positions are inside its keys: only the first tokens, which stay in place, keep theirs.
+                cache.lengths[place] = row.keep
+                if row.read(decoder, cache, place, without=1) is None:
+                    _drop(cache, last, place)
         if last:
-            for place, token in enumerate(last):
-                _slide(decoder, cache, place, rows[token.prompt])
             batch = step([token.id for token in last])
             for place, token in enumerate(last):
                 last[place] = rows[token.prompt].choose(token.prompt, batch[place])
@@ -190,19 +196,14 @@ def decode(decoder: Decoder, rows: Sequence[Row], together: int = ROWS) -> Itera
             _let_go(cache, last)
 
 
-def _slide(decoder: Decoder, cache: KVCache, place: int, row: Row) -> None:
-    """Where a row has filled the context: read its newest tokens again, all but the one that the next step takes.
-
-    GPT-2's positions are inside its keys: only those of the first tokens, which stay where they are, remain.
-    """
-    if row.keep is not None and cache.lengths[place] == cache.limit:
-        cache.lengths[place] = row.keep
-        decoder.extend(cache, row.window(cache.limit)[row.keep : -1], row=place, keep=[])
-
-
 def _let_go(cache: KVCache, last: list[Token]) -> None:
-    for place in reversed(range(len(last))):  # backwards: a dropped row's place is taken by one seen before
+    for place in reversed(range(len(last))):
         if last[place].finish_reason:
-            cache.drop(place)
-            last[place] = last[-1]
-            last.pop()
+            _drop(cache, last, place)
+
+
+def _drop(cache: KVCache, last: list[Token], place: int) -> None:
+    """Rows are gone through backwards: a dropped one's place is taken by one seen before."""
+    cache.drop(place)
+    last[place] = last[-1]
+    last.pop()

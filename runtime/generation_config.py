@@ -10,17 +10,18 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from torchless.errors import BundleError, ContextLengthError, InputError
-from torchless.setting_rules import check, plain
+from torchless.setting_rules import FOREVER, check, plain
 
 log = logging.getLogger("torchless")
 
 DEFAULT_NEW_TOKENS = 128
 LEAST_NEW = 4  # tokens of the context that keep= must leave
 CONSTRAINTS = ("choices", "regex", "json_schema")  # one of them at most
-OWN = {"eos_token_id", "seed", "max_new_tokens", "logprobs", "overflow", "keep", *CONSTRAINTS}  # of a call only
+OWN = ("max_new_tokens", "seed", "logprobs", "overflow", "keep", *CONSTRAINTS)  # of a call only
+FORCED = ("forced_bos_token_id", "forced_eos_token_id")
 COLDEST = 1e-5  # below it a draw is the likeliest token, and float32 logits overflow
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")  # what only a draw reads
 
@@ -59,6 +60,8 @@ class GenerationConfig:
     the text's last max_matching_ngram_size tokens, or fewer, earlier in it), num_assistant_tokens (the same,
     guessed by the assistant_model that a call is given).
     """
+
+    SEVERAL: ClassVar[tuple[str, ...]] = ("num_beams", "num_return_sequences")  # above 1 no single text grows
 
     max_new_tokens: int | None = None
     min_new_tokens: int = 0
@@ -116,7 +119,7 @@ class GenerationConfig:
             )
         if len(self.constraints) > 1:
             raise InputError(f"{' and '.join(self.constraints)}: give one of them, a text has one form")
-        forced = (self.forced_bos_token_id, self.forced_eos_token_id) != (None, None)
+        forced = {name: getattr(self, name) for name in FORCED if getattr(self, name) is not None}
         if self.constraints and (self.num_beams > 1 or forced):
             raise InputError(
                 f"{self.constraints[0]}: not with num_beams, forced_bos_token_id or forced_eos_token_id"
@@ -126,33 +129,44 @@ class GenerationConfig:
                 f"forced_bos_token_id={self.forced_bos_token_id} ends the text at once, and min_new_tokens="
                 f"{self.min_new_tokens} allows no end so early: they contradict each other"
             )
-        for name in ("forced_bos_token_id", "forced_eos_token_id"):
-            if (getattr(self, name),) in self.bad_words_ids:
-                raise InputError(f"{name}={getattr(self, name)} is among bad_words_ids: they contradict each other")
+        for name, token in forced.items():
+            if (token,) in self.bad_words_ids:
+                raise InputError(f"{name}={token} is among bad_words_ids: they contradict each other")
+            if self.logit_bias.get(token) == -FOREVER:
+                raise InputError(f"{name}={token} has -inf in logit_bias: they contradict each other")
 
     @classmethod
     def read(cls, path: Path | None, eos: int | list[int] | None) -> GenerationConfig:
         """Defaults of the bundle: generation_config.json as transformers reads it, and the manifest's end tokens.
 
-        Settings of a draw count only with do_sample; those that are not implemented are logged as ignored.
+        Settings of a draw count only with do_sample. Those that are not implemented are logged as ignored, and so
+        are those that only a call has: how long a text may get depends on its prompt and the context.
         """
         config = cls().override({"eos_token_id": eos})
         if path is None:
             return config
         try:
             raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            names = {one.name for one in fields(cls)} - OWN
-            given = {name: raw[name] for name in names if raw.get(name) is not None}
-            if ignored := [name for name in IGNORED if raw.get(name) not in (None, *IGNORED[name])]:
-                log.warning("%s: %s: not implemented, ignored", path, ", ".join(ignored))
-            if not raw.get("do_sample"):
-                given = {name: value for name, value in given.items() if name not in (*SAMPLING, "do_sample")}
-            return replace(config, **given)
-        except (ValueError, AttributeError, TypeError, InputError) as error:
+            if not isinstance(raw, dict):
+                raise InputError("it is no JSON object")
+            unread = {*OWN, "eos_token_id", *(() if raw.get("do_sample") else ("do_sample", *SAMPLING))}
+            known = {one.name for one in fields(cls)} - unread
+            given = {name: raw[name] for name in known if raw.get(name) is not None}
+            if isinstance(bias := given.get("logit_bias"), dict):  # JSON's keys are texts
+                given["logit_bias"] = {int(token) if token.isdecimal() else token: bias[token] for token in bias}
+            config = replace(config, **given)
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{path} cannot be used: {error}") from None
+        for names, why in ((IGNORED, "not implemented, ignored"), (OF_A_CALL, "ignored, a call gives its own")):
+            if ignored := [name for name in names if raw.get(name) not in (None, *names[name])]:
+                log.warning("%s: %s: %s", path, ", ".join(ignored), why)
+        return config
 
-    def override(self, settings: Mapping[str, Any]) -> GenerationConfig:
-        """These settings instead; an unknown one is an InputError that names the known ones."""
+    def override(self, settings: Mapping[str, Any], *, assisted: bool = False) -> GenerationConfig:
+        """These settings instead; an unknown one is an InputError that names the known ones.
+
+        assisted: whether an assistant_model comes with them. A setting that has no effect is logged as ignored.
+        """
         known = {one.name for one in fields(self)}
         unknown = sorted(set(settings) - known)
         if unknown:
@@ -173,6 +187,8 @@ class GenerationConfig:
             log.warning("overflow='error': keep ignored")
         if "max_matching_ngram_size" in settings and not config.prompt_lookup_num_tokens:
             log.warning("without prompt_lookup_num_tokens: max_matching_ngram_size ignored")
+        if "num_assistant_tokens" in settings and not assisted:
+            log.warning("without assistant_model: num_assistant_tokens ignored")
         if config.num_beams == 1 and (
             lost := [name for name in ("length_penalty", "early_stopping") if name in settings]
         ):
@@ -192,8 +208,26 @@ class GenerationConfig:
     def slides(self) -> bool:
         return self.overflow == "slide"
 
+    @property
+    def grows(self) -> bool:
+        """Whether a prompt gets one text that grows, rather than beams or several."""
+        return all(getattr(self, name) == 1 for name in self.SEVERAL)
+
     def budget(self, prompt: int, context: int) -> int:
-        """How many tokens may follow a prompt of this length. Raises ContextLengthError if they do not fit."""
+        """How many tokens may follow a prompt of this length.
+
+        Raises ContextLengthError if they do not fit, and InputError for two forced tokens in the room of one.
+        """
+        count = self._budget(prompt, context)
+        first, last = self.forced_bos_token_id, self.forced_eos_token_id
+        if count == 1 and None not in (first, last) and first != last:
+            raise InputError(
+                f"forced_bos_token_id={first} and forced_eos_token_id={last}: there is room for one new token, by "
+                "max_new_tokens or the context: give room for two, or one of them"
+            )
+        return count
+
+    def _budget(self, prompt: int, context: int) -> int:
         if self.slides:
             if self.keep > context - LEAST_NEW:
                 raise InputError(
@@ -205,6 +239,11 @@ class GenerationConfig:
         if room < 0:
             raise ContextLengthError(
                 f"the prompt has {prompt:,} tokens, the model's context is {context:,}: shorten the prompt"
+            )
+        if room == 0 and (self.max_new_tokens or self.min_new_tokens):
+            raise ContextLengthError(
+                f"the prompt has {prompt:,} of the context's {context:,} tokens, nothing can follow: shorten it, "
+                "or pass overflow='slide'"
             )
         if self.min_new_tokens > room:
             raise ContextLengthError(
@@ -224,8 +263,7 @@ class GenerationConfig:
         """Raise InputError for a token that a setting names and a vocabulary of this size does not have."""
         named = {
             "eos_token_id": self.eos_token_id,
-            "forced_bos_token_id": (self.forced_bos_token_id,),
-            "forced_eos_token_id": (self.forced_eos_token_id,),
+            **{name: (getattr(self, name),) for name in FORCED},
             "bad_words_ids": tuple(chain(*self.bad_words_ids)),
             "logit_bias": tuple(self.logit_bias),
         }
@@ -234,7 +272,7 @@ class GenerationConfig:
                 raise InputError(f"{name} holds {unknown[0]:,}: token ids must be from 0 to {vocabulary - 1:,}")
 
 
-# Settings of transformers that change the text and are not implemented, with the values that change nothing.
+# Settings of transformers that change the text and are not implemented, with the values that change nothing ...
 IGNORED: dict[str, tuple[Any, ...]] = {
     "num_beam_groups": (1,),
     "penalty_alpha": (0,),
@@ -246,4 +284,15 @@ IGNORED: dict[str, tuple[Any, ...]] = {
     "sequence_bias": ({},),
     "exponential_decay_length_penalty": (),
     "guidance_scale": (1,),
+    "encoder_repetition_penalty": (1,),
+    "diversity_penalty": (0,),
+    "renormalize_logits": (False,),
+    "token_healing": (False,),
+    "top_h": (),
+    "force_words_ids": (),
+    "constraints": (),
+    "watermarking_config": (),
+    "dola_layers": (),
 }
+# ... and those that only a call has; of a whole text's length, prompt included, it has none.
+OF_A_CALL: dict[str, tuple[Any, ...]] = {"max_length": (20,), "min_length": (0,), **dict.fromkeys(OWN, ())}

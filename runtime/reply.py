@@ -28,24 +28,22 @@ class Reply:
         self._patience = patience
 
     def hear(self, token: Token | None) -> FinishReason | None:
-        """The reason to end here, if there is one; None stands for the moment before the prompt is read."""
-        if token is None:
-            earlier = self._patience.ends([])
-            self.reason = earlier or self.reason
-            return earlier
-        self.ids.append(token.id)
-        if token.logprob is not None:
-            self.logprobs.append(token.logprob)
-            self.top.append(token.top)
-        self._read(token.id)
-        earlier = None if self._stop.found else self._patience.ends(self.ids)
-        if earlier or token.finish_reason:  # the last token: what is left may still hold a stop string
+        """The reason to end here, if there is one; None stands for a moment while a window is read."""
+        if token is not None:
+            self.ids.append(token.id)
+            if token.logprob is not None:
+                self.logprobs.append(token.logprob)
+                self.top.append(token.top)
+            self._read(token.id)
+        own = token.finish_reason if token is not None else None
+        earlier = None if self._stop.found else self._patience.ends(self.ids if token is not None else [])
+        if earlier or own:  # no more tokens come: what is left may still hold a stop string
             self._read(None)
             self._add(self._stop.flush())
         if self._stop.found:
             earlier = self.reason = "stop_string"
         else:
-            self.reason = "stop" if token.finish_reason == "stop" else earlier or token.finish_reason or self.reason
+            self.reason = "stop" if own == "stop" else earlier or own or self.reason
         return earlier
 
     def take(self) -> str:

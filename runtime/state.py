@@ -14,12 +14,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from torchless.bundle import Manifest
+from torchless.bundle import Bundle, Manifest
 from torchless.decoder import Decoder, KVCache
 from torchless.errors import InputError
 from torchless.generation import Row, Token
@@ -49,9 +49,7 @@ class State:
     def __init__(self, bundle: str, cache: KVCache, ids: Sequence[int] = ()) -> None:
         self.bundle = bundle  # bundle_hash of what it was made with
         self._cache = cache
-        self._ids = list(
-            ids
-        )  # set before the cache takes them: whatever interrupts, its length says how many count
+        self._ids = list(ids)  # set before the cache takes them: whatever interrupts, its length says what counts
         self._busy = threading.Lock()
 
     @property
@@ -64,6 +62,9 @@ class State:
 
     def __repr__(self) -> str:
         return f"State({len(self):,} tokens)"
+
+    def __reduce__(self) -> NoReturn:  # of copy and pickle
+        raise InputError("state.fork() copies a state, state.save(path) keeps it: it cannot be copied or pickled")
 
     def fork(self) -> State:
         """Another one with the same text, that goes its own way."""
@@ -114,7 +115,9 @@ class State:
                 if token.finish_reason:
                     return
                 if row.slides and len(self) == decoder.context_length:
-                    self.read(decoder, row.window(decoder.context_length)[:-1])
+                    self._keep(row.window(decoder.context_length)[:-1])
+                    if row.read(decoder, self._cache, without=1) is None:
+                        return
                 self._ids.append(token.id)
                 logits = step([token.id])[0]
 
@@ -152,6 +155,14 @@ class LastState:
 
     def clear(self) -> None:
         self._left.clear()
+
+
+def check_state(state: object, bundle: Bundle) -> None:
+    """Raise InputError for what is neither None nor a state of this bundle."""
+    if state is not None and not isinstance(state, State):
+        raise InputError(f"state is a {type(state).__name__}: give what .state(prompt) returns")
+    if state is not None and state.bundle != bundle_hash(bundle.manifest):
+        raise InputError(f"the state is of another bundle than {bundle.path}: make one with its .state(prompt)")
 
 
 DTYPES = {"ids": "I64", "past": "F32"}

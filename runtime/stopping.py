@@ -66,6 +66,16 @@ class Patience:
         if self.callback is not None and not callable(self.callback):
             raise InputError(f"callback is a {type(self.callback).__name__}: give a function of the token ids")
 
+    @classmethod
+    def within(
+        cls,
+        max_time: float | None,
+        cancel: threading.Event | None,
+        callback: Callable[[Sequence[int]], bool] | None,
+    ) -> Patience:
+        """With a deadline so many seconds from now, or without one."""
+        return cls(None if max_time is None else time.monotonic() + max_time, cancel, callback)
+
     def ends(self, ids: Sequence[int]) -> FinishReason | None:
         if self.cancel is not None and self.cancel.is_set():
             return "cancelled"

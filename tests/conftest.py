@@ -81,11 +81,11 @@ def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens the decoder has read at each time."""
     counts: list[int] = []
-    extending = Decoder.extending
+    extend = Decoder.extend
 
     def counting(self: Decoder, cache: Any, ids: Any, **options: Any) -> Any:
         counts.append(len(ids))
-        return extending(self, cache, ids, **options)
+        return extend(self, cache, ids, **options)
 
-    monkeypatch.setattr(Decoder, "extending", counting)
+    monkeypatch.setattr(Decoder, "extend", counting)
     return counts

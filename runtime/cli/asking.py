@@ -43,8 +43,7 @@ def answer(model: Any, task: str, block: Sequence[Asked], settings: dict[str, An
 
 def _grows(model: Any, settings: dict[str, Any]) -> bool:
     """Whether a prompt gets one text that grows, rather than beams or several; the bundle's defaults count."""
-    asked = (settings.get(name, getattr(model.config, name)) for name in ("num_beams", "num_return_sequences"))
-    return all(count == 1 for count in asked)
+    return all(settings.get(name, getattr(model.config, name)) == 1 for name in model.config.SEVERAL)
 
 
 def answers(ask: Ask, model: Any, items: Sequence[Item], settings: dict[str, Any]) -> Iterator[Any]:

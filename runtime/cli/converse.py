@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torchless.cli.answers import print_json
@@ -11,12 +14,7 @@ from torchless.cli.telling import tell
 from torchless.errors import InputError, TorchlessError
 
 # What a prompt can be asked with and a conversation, which has one answer and keeps a state, cannot.
-PROMPTS_ONLY = (
-    "assistant_model", "batch_size", "num_beams", "num_return_sequences", "prompt_lookup_num_tokens",
-    "return_full_text",
-)  # fmt: skip
-
-ONE = ("num_beams", "num_return_sequences")
+PROMPTS_ONLY = ("assistant_model", "batch_size", "prompt_lookup_num_tokens", "return_full_text")
 
 
 def converse(model: Any, lines: Iterable[Item], settings: dict[str, Any], as_json: bool) -> None:
@@ -24,8 +22,10 @@ def converse(model: Any, lines: Iterable[Item], settings: dict[str, Any], as_jso
 
     Raises InputError at once for settings that allow no answer, whatever is asked.
     """
-    settings = {**dict.fromkeys(ONE, 1), **settings}  # whatever the bundle's defaults are
-    if wrong := [name for name in PROMPTS_ONLY if name in settings and not (name in ONE and settings[name] == 1)]:
+    one = dict.fromkeys(model.config.SEVERAL, 1)
+    settings = one | settings  # whatever the bundle's defaults are
+    refused = {*PROMPTS_ONLY, *(name for name in one if settings[name] != 1)}
+    if wrong := sorted(refused & settings.keys()):
         flags = ", ".join("--" + name.replace("_", "-") for name in wrong)
         raise InputError(
             f"{flags} is not for a conversation: leave it out, or add --json-lines to ask prompt by prompt"
@@ -37,9 +37,12 @@ def converse(model: Any, lines: Iterable[Item], settings: dict[str, Any], as_jso
         said: list[str] = []
         try:
             if as_json:
-                answer = model.chat(messages, **settings)
+                with ctrl_c() as cancel:
+                    answer = model.chat(messages, cancel=cancel, **settings)
                 said.append(answer.text)
                 print_json("text-generation", line, answer)
+                if cancel.is_set():
+                    tell("interrupted")
             else:
                 say(model.stream_chat(messages, **settings), said)
         except TorchlessError as error:
@@ -60,3 +63,18 @@ def say(pieces: Iterable[str], said: list[str]) -> None:
             print(piece, end="", flush=True)
     finally:
         print(flush=True)
+
+
+@contextlib.contextmanager
+def ctrl_c() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, where it would raise KeyboardInterrupt and lose an answer that is not whole."""
+    pressed = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

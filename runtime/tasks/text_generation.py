@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, overload
@@ -23,9 +23,11 @@ from torchless.language_model import LanguageModel
 from torchless.model import Settings
 from torchless.reply import Generation, Reply, Stream
 from torchless.sampling import make_sampler
-from torchless.state import LastState, State, bundle_hash, load_state
+from torchless.state import LastState, State, bundle_hash, check_state, load_state
 from torchless.stopping import Patience
 from torchless.text import TOKENIZER, Prompt, prompts_of
+
+log = logging.getLogger("torchless")
 
 
 class TextGeneration(LanguageModel):
@@ -68,7 +70,7 @@ class TextGeneration(LanguageModel):
         vocabulary, which guesses tokens that this one checks together. cancel: an event that another thread sets
         to end all texts within a token. callback: called with the ids that a text has got so far; true ends that
         text. progress: called with every chunk of 256 tokens: how many tokens of the prompts were read, and how
-        many there are.
+        many there are; where overflow="slide" reads a window again, those of the window.
 
         Raises InputError for a prompt without tokens or a wrong setting, ContextLengthError if prompt and
         max_new_tokens exceed the context, GenerationError for logits that are not numbers.
@@ -76,10 +78,10 @@ class TextGeneration(LanguageModel):
         check_count("batch_size", batch_size)
         check_flag("return_full_text", return_full_text)
         prompts, single = prompts_of(prompt)
-        config = self.config.override(settings)
+        config = self.config.override(settings, assisted=assistant_model is not None)
         drafts = drafting(config, self, assistant_model)
         ids = [self.prompt_ids(one) for one in prompts]
-        if state is not None and (not single or config.num_beams > 1 or config.num_return_sequences > 1):
+        if state is not None and not (single and config.grows):
             raise InputError(
                 "a state follows one text: give one prompt, without num_beams and num_return_sequences"
             )
@@ -90,11 +92,12 @@ class TextGeneration(LanguageModel):
                 self._beams(one, before, config, return_full_text) for one, before in zip(prompts, ids, strict=True)
             ]
         else:
-            patience = self._patience(config, cancel, callback)
+            patience = Patience.within(config.max_time, cancel, callback)
             count = config.num_return_sequences
             rows, replies = self._rows([one for one in ids for _ in range(count)], config, patience, progress)
             for _ in self._decode(rows, batch_size, state, drafts):
                 pass
+            _tell_short(config, replies)
             texts = [
                 self._generation(prompts[i // count], row, reply, config, return_full_text)
                 for i, (row, reply) in enumerate(zip(rows, replies, strict=True))
@@ -120,12 +123,12 @@ class TextGeneration(LanguageModel):
         prompts, single = prompts_of(prompt)
         if not single:
             raise InputError("stream takes one prompt: call the model for a list of them")
-        config = self.config.override(settings)
-        if config.num_beams > 1 or config.num_return_sequences > 1:
+        config = self.config.override(settings, assisted=assistant_model is not None)
+        if not config.grows:
             raise InputError("stream gives one text as it grows: not with num_beams or num_return_sequences")
         ids = self.prompt_ids(prompts[0])
         # Errors come now, not with the first piece.
-        rows, (reply,) = self._rows([ids], config, self._patience(config, cancel, callback), progress)
+        rows, (reply,) = self._rows([ids], config, Patience.within(config.max_time, cancel, callback), progress)
         tokens = self._decode(rows, 1, state, drafting(config, self, assistant_model))
         return Stream(self._pieces(prompts[0], rows[0], tokens, reply, config, return_full_text))
 
@@ -158,14 +161,14 @@ class TextGeneration(LanguageModel):
     ) -> Stream:
         """The same, piece by piece."""
         config = self.config.override(settings)
-        if config.num_beams > 1 or config.num_return_sequences > 1:
+        if not config.grows:
             raise InputError("a conversation has one answer: not with num_beams or num_return_sequences")
         if config.prompt_lookup_num_tokens:
             raise InputError("prompt_lookup_num_tokens: not in a conversation, which keeps a state")
         config = self.template.end(config)
         ids = fit_turns(messages, self.template, self.tokenizer, config, self.context_length)
-        rows, (reply,) = self._rows([ids], config, self._patience(config, cancel, callback), progress)
-        self._check(state)  # now, not with the first piece
+        rows, (reply,) = self._rows([ids], config, Patience.within(config.max_time, cancel, callback), progress)
+        check_state(state, self.bundle)  # now, not with the first piece
         return Stream(self.template.trim(self._answer(ids, rows, reply, config, state)))
 
     @functools.cached_property
@@ -187,12 +190,6 @@ class TextGeneration(LanguageModel):
     def close(self) -> None:
         super().close()
         self._last.clear()
-
-    def _patience(
-        self, config: GenerationConfig, cancel: threading.Event | None, callback: Callable[..., bool] | None
-    ) -> Patience:
-        deadline = None if config.max_time is None else time.monotonic() + config.max_time
-        return Patience(deadline, cancel, callback)
 
     @functools.cached_property
     def vocabulary(self) -> Vocabulary:
@@ -232,18 +229,10 @@ class TextGeneration(LanguageModel):
             report(rows, progress, self.context_length)
         return rows, replies
 
-    def _check(self, state: State | None) -> None:
-        if state is not None and not isinstance(state, State):
-            raise InputError(f"state is a {type(state).__name__}: give what .state(prompt) returns")
-        if state is not None and state.bundle != bundle_hash(self.bundle.manifest):
-            raise InputError(
-                f"the state is of another bundle than {self.bundle.path}: make one with its .state(prompt)"
-            )
-
     def _decode(
         self, rows: list[Row], together: int, state: State | None, drafts: Callable[[], Drafter] | None = None
     ) -> Iterator[Token]:
-        self._check(state)
+        check_state(state, self.bundle)
         if drafts is not None and state is not None:
             raise InputError("prompt_lookup_num_tokens and assistant_model: not with a state")
         if drafts is not None:
@@ -270,6 +259,9 @@ class TextGeneration(LanguageModel):
         for _ in tokens:
             if piece := reply.take():
                 yield piece
+        if piece := reply.take():  # of a text that has ended while a window was read
+            yield piece
+        _tell_short(config, [reply])
         yield self._generation(prompt, row, reply, config, full)
 
     def _generation(
@@ -294,3 +286,11 @@ class TextGeneration(LanguageModel):
         if not full:
             return text
         return (prompt if isinstance(prompt, str) else self.tokenizer.decode(before)) + text
+
+
+def _tell_short(config: GenerationConfig, replies: Sequence[Reply]) -> None:
+    """Say, once a call, that a form was complete where min_new_tokens lets no text end."""
+    short = (len(reply.ids) < config.min_new_tokens for reply in replies if reply.reason == "stop")
+    if config.constraints and any(short):
+        told = "%s: complete before min_new_tokens=%d, which is ignored: nothing can follow"
+        log.warning(told, config.constraints[0], config.min_new_tokens)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ import torchless
 from torchless import BundleError, ContextLengthError, ExportError, InputError, TextGeneration
 from torchless.chat import CHAT_TEMPLATE, Template, compile_template, plain, turn_end
 from torchless.cli import main
+from torchless.decoder import Stepper
 from torchless.export import export
 from torchless.sampling import Sampler
 
@@ -361,12 +364,17 @@ def test_a_template_without_a_safe_jinja2_says_what_to_install(
 # examples/summarize.py
 
 
-def test_a_long_text_is_summed_up_in_pieces_that_fit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(scope="module")
+def example() -> Any:
     path = Path(__file__).parents[2] / "examples" / "summarize.py"
-    example: Any = importlib.util.module_from_spec(importlib.util.spec_from_file_location("summarize", path))  # type: ignore[arg-type]
-    example.__spec__.loader.exec_module(example)
+    made: Any = importlib.util.module_from_spec(importlib.util.spec_from_file_location("summarize", path))  # type: ignore[arg-type]
+    made.__spec__.loader.exec_module(made)
+    return made
+
+
+def test_a_long_text_is_summed_up_in_pieces_that_fit(
+    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = export(tiny.gpt2(n_positions=160), tmp_path / "bundle", tokenizer=tiny.bpe(), check=False)
     text = " ".join([*tiny.SENTENCES * 3, "x" * 300, "ß" * 100, "The end?"])
     with torchless.load(bundle) as model:
@@ -379,6 +387,31 @@ def test_a_long_text_is_summed_up_in_pieces_that_fit(
     example.main()
     shown = capsys.readouterr()
     assert shown.out.count(" ...\n") == len(found) and f"piece 1 of {len(found)}" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "code", "match"),
+    [
+        (None, [], 1, r"summarize.py: .*text.txt cannot be read \(No such file or directory\)\n"),
+        (b"\xff", [], 1, r"summarize.py: .*text.txt cannot be read \(.* can't decode byte 0xff .*\)\n"),
+        (b" \n", [], 1, r"summarize.py: .*text.txt holds no text\n"),
+        (b"A", ["--bundle", "nope"], 1, r"summarize.py: .*nope.*\n"),
+        (b"A", [], 1, r"summarize.py: .*the context of 64 tokens has no room for a summary of 100\n"),
+        (b"A", ["--pieces", "0"], 2, r"(?s).*error: --pieces 0: give 1 or more\n"),
+    ],
+    ids=["no file", "no text file", "empty", "no bundle", "a short context", "no pieces"],
+)
+def test_what_cannot_be_summed_up_is_told_in_a_line(
+    example: Any, gpt_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], content: bytes | None, options: list[str], code: int, match: str,
+) -> None:  # fmt: skip
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["summarize.py", str(path), "--bundle", str(gpt_bundle), *options])
+    with pytest.raises(SystemExit) as stop:
+        example.main()
+    assert stop.value.code == code and re.fullmatch(match, capsys.readouterr().err)
 
 
 # torchless run -i
@@ -423,3 +456,28 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(talker: TextGeneration) 
         os.set_blocking(child.stdout.fileno(), True)
     _, errors = child.communicate(timeout=30)
     assert (child.returncode, errors) == (0, b"")
+
+
+def test_ctrl_c_prints_the_answer_so_far_as_json(
+    talker: TextGeneration, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, calls = Stepper.__call__, []
+
+    def interrupted(self: Stepper, tokens: Any) -> Any:
+        calls.append(tokens)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, tokens)
+
+    whole = talker.chat([user("Who are you?")], max_new_tokens=20)
+    lines = iter(["Who are you?", "The union?"])
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Stepper, "__call__", interrupted)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines, None) or (_ for _ in ()).throw(EOFError()))
+    assert main(["run", str(talker.bundle.path), "-i", "--json", "--max-new-tokens", "20"]) == 0
+    shown = capsys.readouterr()
+    first, second = map(json.loads, shown.out.splitlines())
+    assert (first["token_ids"], first["finish_reason"]) == (whole.token_ids[:5], "cancelled")
+    told = [user("Who are you?"), said(first["text"]), user("The union?")]
+    assert second["text"] == talker.chat(told, max_new_tokens=20).text
+    assert shown.err == "torchless: interrupted\n" and signal.getsignal(signal.SIGINT) is handler

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Callable
@@ -283,6 +284,20 @@ def test_only_a_whole_text_may_end(model: TextGeneration) -> None:
     assert re.fullmatch("[a-z]{3}", model(PROMPT, regex="[a-z]{3}[0-9]*", logit_bias=always, max_new_tokens=9).text)
     longer = model(PROMPT, regex="[a-z]{3}[0-9]*", logit_bias=always, max_new_tokens=9, min_new_tokens=6)
     assert len(longer.token_ids) == 7 and longer.finish_reason == "stop"
+
+
+def test_a_form_that_is_complete_before_min_new_tokens_says_so_once(
+    model: TextGeneration, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings: dict[str, Any] = {"choices": ["yes"], "min_new_tokens": 9, "max_new_tokens": 20}
+    told = ["choices: complete before min_new_tokens=9, which is ignored: nothing can follow"]
+    with caplog.at_level(logging.WARNING, "torchless"):
+        assert [done.text for done in model([PROMPT, "A"], **settings)] == ["yes", "yes"]
+        assert caplog.messages == told
+        assert "".join(model.stream(PROMPT, **settings)) == "yes" and caplog.messages == told * 2
+        model(PROMPT, regex="[a-z]{3}[0-9]*", min_new_tokens=6, max_new_tokens=20)
+        model(PROMPT, regex="[a-z]{9}", max_new_tokens=9)
+    assert caplog.messages == told * 2
 
 
 def test_an_end_token_with_a_text_of_its_own_is_text(model: TextGeneration) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from itertools import combinations, product
@@ -45,7 +46,7 @@ VALUES: dict[str, Any] = {
     "prompt_lookup_num_tokens": 4,
     "max_matching_ngram_size": 3,
     "num_assistant_tokens": 3,
-    "logit_bias": {9: 1.0},
+    "logit_bias": {9: 1.0, 17: float("-inf"), 18: float("-inf")},
     "return_full_text": True,
     "batch_size": 2,
     "cancel": threading.Event(),
@@ -66,7 +67,7 @@ PAIRS = [
     *product(FORMS, FORCED),
     *combinations((*GUESSES, "state"), 2),
     *product(GUESSES, ["overflow"]),
-    *product(FORCED, ["bad_words_ids"]),
+    *product(FORCED, ["bad_words_ids", "logit_bias"]),  # which take the forced tokens away
     ("state", "num_return_sequences"),
     ("min_new_tokens", "max_new_tokens"),
 ]
@@ -78,6 +79,7 @@ MORE: list[dict[str, Any]] = [
     {"num_return_sequences": 2, "do_sample": False},
     {"num_return_sequences": 2, "do_sample": True, "temperature": 0},
     {"forced_bos_token_id": 0, "min_new_tokens": 1},  # 0 ends a text
+    {"forced_bos_token_id": 9, "forced_eos_token_id": 4, "max_new_tokens": 1},  # both in one place
     {"max_new_tokens": 63},  # 6 tokens of prompt in a context of 64
     {"min_new_tokens": 63},
     {"overflow": "slide", "keep": 61},
@@ -124,3 +126,17 @@ def test_settings_that_leave_no_text_are_named(gpt: TextGeneration, given: dict[
         gpt("The union", **given)
     named = [name for name in given if re.search(rf"\b{name}\b", str(raised.value))]
     assert named and set(given) - set(named) <= {"eos_token_id", "overflow", "num_beams", "max_new_tokens"}
+
+
+def test_the_number_of_an_assistants_tokens_without_one_is_told(
+    gpt: TextGeneration, caplog: pytest.LogCaptureFixture
+) -> None:
+    options: dict[str, Any] = {"num_assistant_tokens": 3, "max_new_tokens": 2}
+    with caplog.at_level(logging.WARNING, "torchless"):
+        gpt("The union", assistant_model=gpt, **options)
+        list(gpt.stream("The union", assistant_model=gpt, **options))
+        assert caplog.messages == []
+        gpt("The union", **options)
+        gpt.stream("The union", **options)
+        gpt.chat([{"role": "user", "content": "A"}], **options)
+    assert caplog.messages == ["without assistant_model: num_assistant_tokens ignored"] * 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import torchless
-from torchless import Generation, TextGeneration
+from torchless import BundleError, Generation, TextGeneration
 from torchless import decoder as decoder_module
 from torchless.export import export
 from torchless.generation import Row, decode
+from torchless.generation_config import GenerationConfig
 from torchless.sampling import make_sampler
 
 TEXTS = ["The union", "A", "Call me Ishmael. Some years ago", "ß 🎉", "people people people"]
@@ -202,6 +205,52 @@ def test_sampling_settings_of_the_checkpoint_are_the_defaults(
         ours = model("The union", max_new_tokens=10, seed=4)
         assert ours == gpt("The union", max_new_tokens=10, seed=4, temperature=0.7, top_k=4, top_p=0.9)
         assert model("The union", max_new_tokens=10, do_sample=False) == gpt("The union", max_new_tokens=10)
+
+
+def test_what_a_checkpoints_file_cannot_set_is_told_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "generation_config.json"
+    given = {
+        "max_length": 50,
+        "min_length": 0,
+        "max_new_tokens": 9,
+        "seed": 3,
+        "token_healing": True,
+        "top_h": None,
+    }
+    path.write_text(json.dumps({**given, "eos_token_id": 5, "use_cache": True, "top_k": 50}))
+    with caplog.at_level(logging.WARNING, "torchless"):
+        assert GenerationConfig.read(path, 5) == GenerationConfig(eos_token_id=(5,))
+    assert caplog.messages == [
+        f"{path}: token_healing: not implemented, ignored",
+        f"{path}: max_length, max_new_tokens, seed: ignored, a call gives its own",
+    ]
+
+
+def test_token_ids_of_a_checkpoints_logit_bias_are_jsons_strings(tmp_path: Path) -> None:
+    path = tmp_path / "generation_config.json"
+    path.write_text('{"logit_bias": {"17": -2, "9": 1.5}}')
+    assert GenerationConfig.read(path, None).logit_bias == {17: -2, 9: 1.5}
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("[]", "it is no JSON object$"),
+        ("{", "Expecting property name"),
+        ("[" * 100_000, "recursion"),
+        ('{"logit_bias": {"a": 1}}', "logit_bias='a': give a mapping from token ids"),
+        ('{"logit_bias": [3]}', r"logit_bias=\[3\]: give a mapping"),
+        ('{"top_p": 2, "do_sample": true}', "top_p=2: give above 0"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_checkpoints_file_that_is_wrong_is_named(tmp_path: Path, content: str, match: str) -> None:
+    path = tmp_path / "generation_config.json"
+    path.write_text(content)
+    with pytest.raises(BundleError, match=rf"generation_config\.json cannot be used: .*{match}"):
+        GenerationConfig.read(path, None)
 
 
 def test_temperature_zero_and_do_sample_false_are_greedy(gpt: TextGeneration) -> None:

@@ -38,6 +38,24 @@ def test_a_prompt_past_the_context_is_refused_with_both_lengths(gpt: TextGenerat
     assert len(gpt([5] * 60, max_new_tokens=4).token_ids) == 4
 
 
+@pytest.mark.parametrize(
+    "settings", [{"max_new_tokens": 5}, {"min_new_tokens": 1}, {"num_beams": 2, "max_new_tokens": 1}]
+)
+def test_a_prompt_that_fills_the_context_is_told_so(gpt: TextGeneration, settings: dict[str, Any]) -> None:
+    told = "the prompt has 64 of the context's 64 tokens, nothing can follow: shorten it, or pass overflow='slide'"
+    with pytest.raises(ContextLengthError, match=told):
+        gpt([5] * 64, **settings)
+    assert gpt([5] * 64, max_new_tokens=0).token_ids == []
+
+
+def test_a_context_with_one_place_left_has_no_room_for_two_forced_tokens(gpt: TextGeneration) -> None:
+    forced = {"forced_bos_token_id": 9, "forced_eos_token_id": 4}
+    with pytest.raises(InputError, match="forced_bos_token_id=9 and forced_eos_token_id=4: there is room for one"):
+        gpt([5] * 63, **forced)
+    assert gpt([5] * 62, **forced).token_ids == [9, 4]
+    assert gpt([5] * 64, **forced).token_ids == []
+
+
 @pytest.mark.parametrize("prompt", ["", [[]], ["The union", ""], (), [[5], []]])
 def test_an_empty_prompt_is_refused(gpt: TextGeneration, prompt: Any) -> None:
     if prompt == ():

@@ -106,7 +106,7 @@ def test_logit_bias_equals_a_sequence_bias_of_one_token_and_forces_or_forbids(
 def test_the_first_and_last_tokens_can_be_forced(gpt: TextGeneration) -> None:
     done = gpt("The", max_new_tokens=6, eos_token_id=None, forced_bos_token_id=9, forced_eos_token_id=4)
     assert (done.token_ids[0], done.token_ids[-1]) == (9, 4)
-    assert gpt("The", max_new_tokens=1, forced_bos_token_id=9, forced_eos_token_id=4).token_ids == [4]
+    assert gpt("The", max_new_tokens=1, forced_bos_token_id=4, forced_eos_token_id=4).token_ids == [4]
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

@@ -13,6 +13,9 @@ import tiny
 import torchless
 from torchless import InputError, TextGeneration
 from torchless.export import export
+from torchless.generation import Row, Token, decode
+from torchless.sampling import make_sampler
+from torchless.stopping import FinishReason
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,64 @@ def test_a_text_is_cancelled_within_a_chunk_of_its_prompt(how: str, long_gpt: Te
     assert told == [256] and done.finish_reason == "cancelled" and done.token_ids == []
     if how == "state":
         assert settings["state"].ids == [5] * 256  # and goes on from there
+
+
+# Windows of a text that slides: the first 4 tokens and 510 of the newest, of which the next step takes the last.
+SLIDE: dict[str, Any] = {"overflow": "slide", "max_new_tokens": 9, "eos_token_id": None}
+IDS = np.random.default_rng(1).integers(0, 320, 1020).tolist()
+
+
+@pytest.mark.parametrize("how", ["call", "batch", "state"])
+def test_progress_counts_a_window_that_is_read_again(how: str, long_gpt: TextGeneration) -> None:
+    told: list[tuple[int, int]] = []
+    state = long_gpt.state() if how == "state" else None
+    prompt = [IDS] if how == "batch" else IDS
+    long_gpt(prompt, state=state, progress=lambda *counts: told.append(counts), **SLIDE)
+    assert told == [(256, 1020), (512, 1020), (768, 1020), (1020, 1020), (260, 513), (513, 513)]
+
+
+@pytest.mark.parametrize("reason", ["cancelled", "deadline"])
+@pytest.mark.parametrize("how", ["call", "state"])
+def test_a_text_that_slides_ends_within_a_chunk_of_its_window(
+    how: str, reason: str, long_gpt: TextGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancel, told, now = threading.Event(), [], [0.0]
+    monkeypatch.setattr("torchless.stopping.time.monotonic", lambda: now[0])
+
+    def progress(read: int, total: int) -> None:
+        told.append(read)
+        if len(told) == 5:  # the first chunk of the second window
+            now[0] = 99.0
+            _ = cancel.set() if reason == "cancelled" else None
+
+    plain = long_gpt(IDS, **SLIDE)
+    text = long_gpt.tokenizer.decode(plain.token_ids[:5])
+    options = {**SLIDE, "cancel": cancel, "progress": progress, "stop_strings": text[-1] + "zzz"}
+    options |= {"state": long_gpt.state()} if how == "state" else {}
+    stream = long_gpt.stream(IDS, max_time=99 if reason == "deadline" else None, **options)
+    assert "".join(stream) == text and told == [256, 512, 768, 1020, 260]
+    assert stream.result is not None and stream.result.text == text  # with what might have become a stop string
+    assert (stream.result.token_ids, stream.result.finish_reason) == (plain.token_ids[:5], reason)
+    if how == "state":
+        window = [*IDS[:4], *[*IDS, *plain.token_ids[:5]][-510:-1]]
+        assert options["state"].ids == window[:260]
+
+
+def test_the_texts_beside_one_that_ends_in_its_window_go_on(long_gpt: TextGeneration) -> None:
+    prompts = [IDS[:20], IDS, IDS[:1021], IDS[5:50]]
+    rows = [Row(ids, 9, make_sampler(long_gpt.config, 9), keep=4) for ids in prompts]
+    heard: list[int] = []
+
+    def ends(token: Token | None) -> FinishReason | None:
+        heard.append(0 if token is None else 1)
+        return "cancelled" if token is None and 1 in heard else None  # within a window, not within the prompt
+
+    rows[1].ends = ends
+    made: list[list[int]] = [[] for _ in prompts]
+    for token in decode(long_gpt.decoder, rows):
+        made[token.prompt].append(token.id)
+    alone = [long_gpt(ids, **SLIDE).token_ids for ids in prompts]
+    assert made == [alone[0], alone[1][:5], *alone[2:]]
 
 
 def test_progress_has_to_be_a_function_and_does_not_follow_beams(long_gpt: TextGeneration) -> None:

@@ -239,7 +239,7 @@ def check_tokens(gpt: TextGeneration, config: GenerationConfig, prompt: Any, mad
     assert len(ids) == made.prompt_tokens
     full = len(new) == config.budget(len(ids), CONTEXT)
     first, last = config.forced_bos_token_id, config.forced_eos_token_id
-    assert not new or first is None or new[0] == first or (len(new) == 1 and full and last is not None)
+    assert not new or first is None or new[0] == first
     assert not new or not full or last is None or new[-1] == last
     free = [
         place

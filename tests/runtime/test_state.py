@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
+import pickle
 import tempfile
 import threading
 from collections.abc import Callable
@@ -89,6 +91,12 @@ def test_a_fork_goes_its_own_way(gpt: TextGeneration) -> None:
     assert gpt("The union is", max_new_tokens=9, state=state) == gpt("The union is", max_new_tokens=9)
     assert gpt("The union of whales", max_new_tokens=9, state=fork) == other
     assert repr(gpt.state([5, 6])) == "State(2 tokens)" and len(gpt.state()) == 0
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_state_that_is_copied_or_pickled_names_fork_and_save(gpt: TextGeneration, make: Any) -> None:
+    with pytest.raises(InputError, match=r"state\.fork\(\) copies a state, state\.save\(path\) keeps it"):
+        make(gpt.state("The union"))
 
 
 def test_a_state_of_an_interrupted_text_goes_on(gpt: TextGeneration) -> None:
