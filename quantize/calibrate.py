@@ -51,6 +51,15 @@ def rows_of(bundle: Bundle, texts: Sequence[Text]) -> list[Row]:
     return rows
 
 
+@dataclass(frozen=True)
+class Span:
+    """What a value was seen to be: its ends, with 0 between them, and its rows' largest magnitude (rms)."""
+
+    low: float
+    high: float
+    row: float
+
+
 class Calibration:
     """Rows of tokens, and what a float32 graph computes inside on them."""
 
@@ -85,6 +94,16 @@ class Calibration:
                 seen = np.abs(array).max(axis=0)
                 largest[name] = np.maximum(largest[name], seen) if name in largest else seen
         return largest
+
+    def spans(self, values: Sequence[str]) -> dict[str, Span]:
+        ends: dict[str, tuple[float, float]] = {}
+        squares: dict[str, list[float]] = {}
+        for found in self(values):
+            for name, array in found.items():
+                low, high = ends.get(name, (0.0, 0.0))
+                ends[name] = min(low, float(array.min())), max(high, float(array.max()))
+                squares.setdefault(name, []).extend(np.square(np.abs(array).max(axis=-1)).ravel().tolist())
+        return {name: Span(*ends[name], float(np.sqrt(np.mean(squares[name])))) for name in ends}
 
 
 def observe(bundle: Bundle, graph: Graph, values: Sequence[str], rows: Iterable[Row]) -> Iterator[dict[str, Float]]:

@@ -24,12 +24,12 @@ FLOORS = {"BiasGelu": -0.1701, "FastGelu": -0.1701, "Gelu": -0.1701, "Relu": 0.0
 BELOW_ZERO = 32  # codes for what a GELU has below zero, fine enough for rows whose largest value is above 0.7
 
 
-def steady_ends(spans: Mapping[str, Span], scheme: Columns) -> dict[str, Ends]:
+def steady_ends(draft: Draft, spans: Mapping[str, Span], scheme: Columns) -> dict[str, Ends]:
     """The measured ranges that are to be used, widened: of the values whose rows are alike."""
     found = {}
     for name, span in spans.items():
         low, high = span.low * MARGIN, span.high * MARGIN
-        if (high - low) / 255 <= scheme.steady * span.row / 127:
+        if (high - low) / 255 <= scheme.steady * span.row / _steps(_floor(draft, name)):
             found[name] = (low, high)
     return found
 
@@ -54,17 +54,18 @@ def to_columns(draft: Draft, matrix: Matrix, steady: Mapping[str, Ends]) -> None
             inputs = [f"{x}.fixed.uint8", weight, pair[0], scales, pair[1], *(["", bias] if bias else [])]
             draft.replace(node, [_node("MatMulIntegerToFloat", inputs, y, domain=CONTRIB)])
             continue
-        below = 128 if (floor := _floor(draft, x)) is None else BELOW_ZERO if floor else 0
-        step_name = draft.add(f"int8.step.{below}", np.float32(1 / min(255 - below, 127 if floor is None else 255)))
-        middle = draft.add(f"uint8.zero.{below}", np.uint8(below))
-        draft.before_readers(x, _quantize_rows(draft, x, floor, step_name, middle))
-        inputs = [f"{x}.uint8", weight, step_name, scales, middle]
+        floor = _floor(draft, x)
+        steps = _steps(floor)
+        row_step = draft.add(f"uint8.step.{steps}", np.float32(1 / steps))
+        middle = draft.add(f"uint8.zero.{steps}", np.uint8(128 if floor is None else 255 - steps))
+        draft.before_readers(x, _quantize_rows(draft, x, floor, row_step, middle))
+        inputs = [f"{x}.uint8", weight, row_step, scales, middle]
         unscaled = _node("MatMulIntegerToFloat", inputs, f"{y}.unscaled", domain=CONTRIB)
         draft.replace(node, [unscaled, _node("Mul", [f"{y}.unscaled", f"{x}.largest"], y)])
 
 
 def _quantize_rows(draft: Draft, x: str, floor: float | None, step: str, middle: str) -> Iterator[Any]:
-    """x [..,K] -> `x.largest` [..,1], what is 127 (or more) steps in a row, and `x.uint8`, x in those steps.
+    """x [..,K] -> `x.largest` [..,1], and `x.uint8`, x in steps of which a row's largest has `_steps`.
 
     floor: where x never falls below it, a row's largest value decides, else its largest magnitude.
     """
@@ -81,6 +82,11 @@ def _quantize_rows(draft: Draft, x: str, floor: float | None, step: str, middle:
         yield _node("Max", [f"{x}.maximum", least], f"{x}.largest")
     yield _node("Div", [x, f"{x}.largest"], f"{x}.relative")
     yield _node("QuantizeLinear", [f"{x}.relative", step, middle], f"{x}.uint8")
+
+
+def _steps(floor: float | None) -> int:
+    """From zero to a row's largest value."""
+    return 127 if floor is None else 255 - BELOW_ZERO if floor else 255
 
 
 def _floor(draft: Draft, x: str) -> float | None:
@@ -104,12 +110,10 @@ def take_bias(draft: Draft, product: str) -> str:
     if reader.op_type == "Sum" and len(reader.input) == 3 and reader.input[2] in draft.tensors:
         return str(reader.input.pop())
     if reader.op_type == "Split":
-        (attention,) = {id(n): n for part in reader.output for n in draft.readers().get(part, [])}.values() or [
-            None
-        ]
-        if attention is not None and attention.op_type == "MultiHeadAttention" and attention.input[3]:
-            bias = attention.input[3]
-            attention.input[3] = ""
+        after = {id(node): node for part in reader.output for node in draft.readers().get(part, [])}
+        attention = next(iter(after.values()))
+        if len(after) == 1 and attention.op_type == "MultiHeadAttention" and attention.input[3]:
+            bias, attention.input[3] = attention.input[3], ""
             return str(bias)
     return ""
 

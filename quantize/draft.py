@@ -41,7 +41,7 @@ class Draft:
         self.input_ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in self.model.graph.input}
         self.tensors: dict[str, Any] = {tensor.name: tensor for tensor in self.model.graph.initializer}
         self._replaced: dict[int, list[Any]] = {}
-        self._before: dict[str, list[Any]] = {}
+        self._before: dict[str, dict[str, list[Any]]] = {}
         self._new: dict[str, Any] = {}
         self._factors: dict[str, npt.NDArray[np.float32]] = {}
 
@@ -84,9 +84,9 @@ class Draft:
         self._replaced[id(node)] = list(nodes)
 
     def before_readers(self, value: str, nodes: Iterable[Any]) -> None:
-        """Put nodes where the value is there and nothing has read it yet; only the first ones for a value."""
-        if value not in self._before:
-            self._before[value] = list(nodes)
+        """Put nodes where the value is there and nothing has read it yet; those that are there stay alone."""
+        made = list(nodes)
+        self._before.setdefault(value, {}).setdefault(made[-1].output[0], made)
 
     def save(self) -> None:
         """Write the graph, with the weights that are still read."""
@@ -132,7 +132,8 @@ class Draft:
     def _new_nodes(self) -> Iterator[Any]:
         for node in self.nodes:
             for value in node.input:
-                yield from self._before.pop(value, ())
+                for made in self._before.pop(value, {}).values():
+                    yield from made
             yield from self._replaced.get(id(node), [node])
 
     def _external(self, name: str, array: npt.NDArray[Any]) -> Any:

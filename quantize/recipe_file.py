@@ -81,7 +81,10 @@ def _scheme(raw: object, where: str) -> Scheme:
         if name not in fields:
             known = f"it has {', '.join(fields)}" if fields else "it has none"
             raise QuantizationError(f"{where}: {raw['kind']} has no field {name!r} ({known})")
-        if not any(value == allowed and type(value) is type(allowed) for allowed in VALUES[name]):
+        if name == "steady":
+            if type(value) not in (int, float) or not 0 <= value < float("inf"):
+                raise QuantizationError(f"{where}: steady={value!r}: give a number, 0 or more")
+        elif not any(value == allowed and type(value) is type(allowed) for allowed in VALUES[name]):
             raise QuantizationError(f"{where}: {name}={value!r}: give one of {_known(name)}")
     for name, entry in fields.items():
         if name not in given and entry.default is dataclasses.MISSING:

@@ -13,12 +13,13 @@ import numpy as np
 from onnx import helper
 
 from torchless.quantize.calibrate import Calibration
+from torchless.quantize.columns import steady_ends, to_columns
 from torchless.quantize.draft import CONTRIB, Draft
 from torchless.quantize.matrices import Left, Matrix, find_matrices
 from torchless.quantize.migrate import migrate
 from torchless.quantize.recipes import Blocks, Columns, Keep, Recipe, Scheme, Static
 from torchless.quantize.static import Ends, ranges, to_static
-from torchless.quantize.weights import TINY, Float, block_size, blocks, int8_columns
+from torchless.quantize.weights import Float, block_size, blocks
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,13 @@ def rewrite(draft: Draft, recipe: Recipe, calibration: Calibration) -> Report:
     migrate(draft, recipe, calibration)
     matrices, left = find_matrices(draft)
     schemes = {matrix.name: recipe.scheme(matrix.name, matrix.role) for matrix in matrices}
-    found: dict[Static, dict[str, Ends]] = {}
+    found: dict[Static | Columns, dict[str, Ends]] = {}
     for scheme in schemes.values():
+        inputs = [x for matrix in matrices if schemes[matrix.name] == scheme for x in matrix.inputs]
         if isinstance(scheme, Static) and scheme not in found:
-            inputs = [x for matrix in matrices if schemes[matrix.name] == scheme for x in matrix.inputs]
             found[scheme] = ranges(calibration, inputs, scheme)
+        elif isinstance(scheme, Columns) and scheme not in found:
+            found[scheme] = steady_ends(draft, calibration.spans(inputs), scheme) if scheme.steady else {}
     done: list[tuple[Matrix, Scheme]] = []
     for matrix in matrices:
         scheme = schemes[matrix.name]
@@ -52,42 +55,11 @@ def rewrite(draft: Draft, recipe: Recipe, calibration: Calibration) -> Report:
         if isinstance(scheme, Blocks):
             scheme = to_blocks(draft, matrix, scheme)
         elif isinstance(scheme, Columns):
-            to_columns(draft, matrix)
+            to_columns(draft, matrix, found[scheme])
         else:
             to_static(draft, matrix, scheme, found[scheme])
         done.append((matrix, scheme))
     return Report(tuple(done), tuple(left))
-
-
-def to_columns(draft: Draft, matrix: Matrix) -> None:
-    """Products with int8 columns: y = largest * (x / largest as uint8 around 128) @ int8 * scale.
-
-    `largest` [..,1] is each row's own, so a row's result does not depend on the rows beside it. Rows that
-    several matrices read are quantized once. A row of zeros gives zeros; one of NaN, or with an infinity,
-    gives nothing finite. What signed weights ask of the processor is in torchless.exactness.
-    """
-    array = draft.array(matrix.name)
-    codes, scale = int8_columns(matrix.name, array.T if matrix.transposed else array)
-    weight = draft.add(f"{matrix.name}.int8", codes)
-    scales = draft.add(f"{matrix.name}.int8.scale", scale)
-    step = draft.add("int8.step", np.float32(1 / 127))
-    middle = draft.add("uint8.middle", np.uint8(128))
-    for node in matrix.readers:
-        x, y = node.input[0], node.output[0]
-        draft.before_readers(x, _quantize_rows(draft, x))
-        inputs = [f"{x}.uint8", weight, step, scales, middle]
-        unscaled = _node("MatMulIntegerToFloat", inputs, f"{y}.unscaled", domain=CONTRIB)
-        draft.replace(node, [unscaled, _node("Mul", [f"{y}.unscaled", f"{x}.largest"], y)])
-
-
-def _quantize_rows(draft: Draft, x: str) -> Iterator[Any]:
-    """x [..,K] -> `x.largest` [..,1], its rows' largest magnitudes, and `x.uint8`, x/largest in 127 steps."""
-    last, tiny = draft.add("last_axis", np.array([-1])), draft.add("tiny", np.float32(TINY))
-    yield _node("Abs", [x], f"{x}.magnitude")
-    yield _node("ReduceMax", [f"{x}.magnitude", last], f"{x}.maximum", keepdims=1)
-    yield _node("Max", [f"{x}.maximum", tiny], f"{x}.largest")
-    yield _node("Div", [x, f"{x}.largest"], f"{x}.relative")
-    yield _node("QuantizeLinear", [f"{x}.relative", "int8.step", "uint8.middle"], f"{x}.uint8")
 
 
 def to_blocks(draft: Draft, matrix: Matrix, scheme: Blocks) -> Blocks:

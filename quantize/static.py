@@ -30,12 +30,7 @@ Ends = tuple[float, float]
 def ranges(calibration: Calibration, values: Sequence[str], scheme: Static) -> dict[str, Ends]:
     """The lowest and the highest number of each value that are to be told apart; 0 is always between them."""
     if scheme.range == "minmax":
-        found: dict[str, Ends] = {}
-        for seen in calibration(values):
-            for name, array in seen.items():
-                low, high = found.get(name, (0.0, 0.0))
-                found[name] = min(low, float(array.min())), max(high, float(array.max()))
-        return found
+        return {name: (span.low, span.high) for name, span in calibration.spans(values).items()}
     from onnxruntime.quantization.calibrate import HistogramCollector
 
     collector = HistogramCollector(scheme.range, scheme.symmetric, BINS[scheme.range], 128, PERCENTILE, "same")

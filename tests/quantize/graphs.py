@@ -12,7 +12,7 @@ import onnxruntime
 from torchless.exactness import PRECISE_MODE, signed_int8_saturates
 from torchless.export.builder import CONTRIB, Builder
 from torchless.quantize.draft import Draft
-from torchless.quantize.recipes import RECIPES
+from torchless.quantize.recipes import RECIPES, Columns
 from torchless.quantize.rewrite import Report, rewrite
 
 NONE: Any = None
@@ -50,11 +50,12 @@ def save(b: Builder, folder: Path) -> Path:
 
 
 def rewritten(source: Path, recipe: str = "int8") -> tuple[Path, Report]:
-    """The quantized graph beside its source, and the report. Nothing is calibrated, nor migrated."""
+    """The quantized graph beside its source, and the report. Nothing is measured: rows have their own scales."""
     target = source.parent / recipe / source.name
     target.parent.mkdir()
     draft = Draft(source, target)
-    report = rewrite(draft, dataclasses.replace(RECIPES[recipe], migrate=None), NONE)
+    body = Columns() if recipe == "int8" else RECIPES[recipe].body
+    report = rewrite(draft, dataclasses.replace(RECIPES[recipe], migrate=None, body=body), NONE)
     draft.save()
     return target, report
 

@@ -82,7 +82,7 @@ def test_it_takes_most_of_the_error_of_loud_channels_away(name, bundles, tmp_pat
         for migrate in (None, 0.6)
         for recipe in [dataclasses.replace(INT8, migrate=migrate)]
     ]
-    assert errors[1] < 0.6 * errors[0]
+    assert errors[1] < 0.7 * errors[0]
 
 
 def test_matrices_that_are_not_int8_columns_are_left_alone(bundles, tmp_path):

@@ -11,6 +11,7 @@ from graphs import product, run, uneven
 from torchless.bundle import read_bundle
 from torchless.export import export
 from torchless.quantize import quantize
+from torchless.quantize.calibrate import Calibration
 from torchless.quantize.draft import Draft
 from torchless.quantize.recipes import RANGES, RECIPES, Recipe, Static
 from torchless.quantize.rewrite import rewrite
@@ -18,7 +19,7 @@ from torchless.quantize.static import grid, ranges
 from torchless.quantize.weights import int8_columns
 
 
-class Seen:
+class Seen(Calibration):
     """A calibration that has seen these arrays under every name."""
 
     def __init__(self, *arrays):
