@@ -1,4 +1,4 @@
-"""The environments of benchmarks/generation.py: one a contender, so that none has to agree with another's versions.
+"""The environments of generation.py and encoder.py: one a contender, so that none has to agree with another.
 
     python benchmarks/environments.py [FOLDER] [--only NAME,...] [--torch-index URL]
 
@@ -27,17 +27,22 @@ RECORD = "installed.json"  # written last: an environment without it is unfinish
 OURS = "torchless"
 TORCH = "torch==2.13.0"
 TRANSFORMERS = "transformers==5.23.0"
+TRANSFORMERS_4 = "transformers<4.58"
 CTRANSLATE2 = "ctranslate2==4.8.5"
+OPENVINO = "openvino==2026.4.1"
 # Tools that only convert a model have environments of their own, so that they add nothing to a contender's size.
 ENVIRONMENTS: dict[str, list[str]] = {
     OURS: [".[cpu]"],
     "torch": [TORCH, TRANSFORMERS],
     # accelerate: without it optimum writes the embedding and the head, which are one matrix, twice.
-    "optimum": [TORCH, "optimum-onnx==0.1.0", "transformers<4.58", "onnx", "onnxruntime==1.32.0", "accelerate"],
+    "optimum": [TORCH, "optimum-onnx==0.1.0", TRANSFORMERS_4, "onnx", "onnxruntime==1.32.0", "accelerate"],
     "ctranslate2": [CTRANSLATE2, "tokenizers"],
-    "ctranslate2-converter": [CTRANSLATE2, TORCH, TRANSFORMERS],
+    # CTranslate2's converter of BERT breaks on transformers 5.
+    "ctranslate2-converter": [CTRANSLATE2, TORCH, TRANSFORMERS_4],
     "llama.cpp": ["llama-cpp-python==0.3.36"],
     "gguf": ["gguf==0.19.0", "safetensors"],
+    "openvino": [OPENVINO],
+    "openvino-converter": [OPENVINO, "nncf==3.4.0", TORCH, TRANSFORMERS],
 }
 
 # GCC 12's ldtilecfg reads 8 of 64 bytes as far as its optimizer knows (bug 114098), which drops the stores of the

@@ -40,7 +40,7 @@ from generation_models import (
     tokenize,
     write_checkpoint,
 )
-from generation_process import Worker, fresh
+from generation_process import Turns, fresh
 
 TEXT = Path(__file__).parents[1] / "examples" / "data" / "heldout-sotu.txt"
 NEW = 32  # tokens that a prompt gets in a turn
@@ -53,48 +53,13 @@ STREAM = 1 << 30  # bytes, more than most caches hold
 NEAR = {32: 0.01, 8: 0.1, 4: 0.5}
 
 
-class Run:
-    """The contenders that can take part, and what was found out about them."""
+class Run(Turns):
+    """What is asked of each contender."""
 
     def __init__(self, models: Models, threads: int, names: list[str]) -> None:
-        self.models, self.threads = models, threads
         self.ids, self._decode = tokenize(models, TEXT.read_text(encoding="utf-8")[:60_000])
-        self.workers: dict[str, Worker] = {}
-        self.found: dict[str, dict[str, Any]] = {}
-        self.missing: dict[str, str] = {}
         self.stream: list[float] = []  # bytes a second
-        for name in names:
-            self._try(CONTENDERS[name], self._open)
-
-    def _try(self, one: Contender, do: Any, *given: Any) -> None:
-        """Do this with a contender, or leave it out from now on."""
-        try:
-            do(one, *given)
-        except ContenderError as error:
-            print(f"{one.name}: left out ({error})", file=sys.stderr)
-            self.missing[one.name] = str(error)
-            self.found.pop(one.name, None)
-            if one.name in self.workers:
-                self.workers.pop(one.name).close()
-
-    def everyone(self, do: Any, *given: Any) -> None:
-        for name in list(self.found):
-            self._try(CONTENDERS[name], do, *given)
-
-    def _open(self, one: Contender) -> None:
-        read = self.models.read_by_a_token(one)
-        record = environments.record_of(self.models.environments / one.environment)
-        assert record is not None
-        self.workers[one.name] = Worker(self.models, one, self.threads)
-        self.found[one.name] = {
-            "ours": one.is_ours,
-            "bits": one.bits,
-            "model_bytes": sum(file.stat().st_size for file in self.models.path(one).rglob("*") if file.is_file()),
-            "read_bytes": read,
-            "package_bytes": record["bytes"],
-            "versions": record["versions"],
-            "figures": {},
-        }
+        super().__init__(models, threads, names)
 
     def prompts(self, count: int, length: int) -> list[list[int]]:
         """Pieces of the text, different ones where that is possible."""
@@ -153,9 +118,6 @@ class Run:
             self._note(CONTENDERS[name], "limit", bandwidth / self.found[name]["read_bytes"])
             self._note(CONTENDERS[name], "limit_stream", stream / self.found[name]["read_bytes"])
 
-    def _note(self, one: Contender, what: str, figure: float) -> None:
-        self.found[one.name]["figures"].setdefault(what, []).append(figure)
-
     def measure(self, rounds: int) -> None:
         wanted: dict[str, Any] = {}
         self.everyone(self.compare, wanted)
@@ -168,10 +130,6 @@ class Run:
                 self.everyone(self.generate, *shape)
             self.everyone(self.start, number < MEMORY_ROUNDS)
             self.read_memory()
-
-    def close(self) -> None:
-        for worker in self.workers.values():
-            worker.close()
 
 
 def processor() -> str:

@@ -7,14 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import environments
-
-from torchless.quantize.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]
 NEIGHBOURS = Path(__file__).parent / "neighbours"
@@ -48,7 +46,7 @@ class Contender:
 
     @property
     def is_ours(self) -> bool:
-        return self.module == "ours"
+        return self.environment == environments.OURS
 
 
 def _ours(form: str, bits: int, source: str | None = None) -> Contender:
@@ -64,7 +62,7 @@ CONTENDERS = {
     one.name: one
     for one in (
         _ours("fp32", 32),
-        *(_ours(name, recipe.body.bits, "torchless fp32") for name, recipe in RECIPES.items()),
+        *(_ours(form, bits, "torchless fp32") for form, bits in (("int8", 8), ("int4", 4), ("int4-all", 4))),
         Contender("torch fp32", "pytorch", "torch", "fp32", 32),
         Contender("optimum-onnx fp32", "optimum_onnx", "optimum", "fp32", 32),
         Contender("optimum-onnx int8", "optimum_onnx", "optimum", "int8", 8, "optimum-onnx fp32"),
@@ -81,10 +79,12 @@ CONTENDERS = {
 
 @dataclass(frozen=True)
 class Models:
-    """Where the models lie, and the environments that make and run them."""
+    """Where the models lie, the environments that make and run them, and the script that does so there."""
 
     folder: Path
     environments: Path
+    contenders: Mapping[str, Contender] = field(default_factory=lambda: CONTENDERS)
+    worker: Path = WORKER
 
     @property
     def checkpoint(self) -> Path:
@@ -103,24 +103,25 @@ class Models:
             raise ContenderError(f"the environment {environment} is missing: run {command}")
         return environments.python_of(place)
 
-    def read_by_a_token(self, one: Contender) -> int:
-        """Bytes of weights that one token reads. Makes the model first, and its sources, where they are missing."""
+    def make(self, one: Contender) -> dict[str, Any]:
+        """The model where it is missing, its sources first. Returns what its converter told."""
         path = self.path(one)
         told = path.with_name(f"{path.name}.json")
         changed = changed_at() if one.is_ours else 0.0
         if not told.is_file() or told.stat().st_mtime < changed:
             if one.source is not None:
-                self.read_by_a_token(CONTENDERS[one.source])
-            source = self.checkpoint if one.source is None else self.path(CONTENDERS[one.source])
+                self.make(self.contenders[one.source])
+            source = self.checkpoint if one.source is None else self.path(self.contenders[one.source])
             python = self.python(one.environment if one.converts_in == "" else one.converts_in)
             shutil.rmtree(path, ignore_errors=True)
             print(f"making {one.name} ...", file=sys.stderr)
-            command = [python, WORKER, "convert", one.converter or one.module, source, path, one.form]
+            command = [python, self.worker, "convert", one.converter or one.module, source, path, one.form]
             done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=clean())
             if done.returncode:
                 raise ContenderError(f"it was not converted: {last_line(done.stderr)}")
             told.write_text(done.stdout.splitlines()[-1])
-        return int(json.loads(told.read_text())["read"])
+        found: dict[str, Any] = json.loads(told.read_text())
+        return found
 
 
 def changed_at() -> float:

@@ -1,4 +1,4 @@
-"""The processes of benchmarks/generation.py: a contender that stays loaded, and one that is started to be timed."""
+"""The processes of the benchmarks: a contender that stays loaded, one that is started to be timed, all in turns."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
-from generation_models import CONTEXT, WORKER, Contender, ContenderError, Models, clean, last_line
+import environments
+from generation_models import CONTEXT, Contender, ContenderError, Models, clean, last_line
 
 
 def command(models: Models, one: Contender, how: str, threads: int, room: int, *more: str) -> list[str]:
     python, folder = models.python(one.environment), models.path(one)
-    return [str(part) for part in (python, WORKER, how, one.module, folder, threads, room, *more)]
+    return [str(part) for part in (python, models.worker, how, one.module, folder, threads, room, *more)]
 
 
 class Worker:
@@ -59,6 +62,56 @@ class Worker:
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
+
+
+class Turns:
+    """The contenders that can take part, and what was found out about each: a figure a round."""
+
+    def __init__(self, models: Models, threads: int, names: list[str]) -> None:
+        self.models, self.threads = models, threads
+        self.workers: dict[str, Worker] = {}
+        self.found: dict[str, dict[str, Any]] = {}
+        self.missing: dict[str, str] = {}
+        for name in names:
+            self._try(models.contenders[name], self._open)
+
+    def _try(self, one: Contender, do: Callable[..., None], *given: Any) -> None:
+        """Do this with a contender, or leave it out from now on."""
+        try:
+            do(one, *given)
+        except ContenderError as error:
+            print(f"{one.name}: left out ({error})", file=sys.stderr)
+            self.missing[one.name] = str(error)
+            self.found.pop(one.name, None)
+            if one.name in self.workers:
+                self.workers.pop(one.name).close()
+
+    def everyone(self, do: Callable[..., None], *given: Any) -> None:
+        for name in list(self.found):
+            self._try(self.models.contenders[name], do, *given)
+
+    def _open(self, one: Contender) -> None:
+        told = self.models.make(one)
+        record = environments.record_of(self.models.environments / one.environment)
+        assert record is not None
+        self.workers[one.name] = Worker(self.models, one, self.threads)
+        files = self.models.path(one).rglob("*")
+        self.found[one.name] = {
+            "ours": one.is_ours,
+            "bits": one.bits,
+            "model_bytes": sum(file.stat().st_size for file in files if file.is_file()),
+            "package_bytes": record["bytes"],
+            "versions": record["versions"],
+            "figures": {},
+            **told,
+        }
+
+    def _note(self, one: Contender, what: str, figure: float) -> None:
+        self.found[one.name]["figures"].setdefault(what, []).append(figure)
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
 
 
 def fresh(

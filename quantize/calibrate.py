@@ -63,8 +63,9 @@ class Span:
 class Calibration:
     """Rows of tokens, and what a float32 graph computes inside on them."""
 
-    def __init__(self, bundle: Bundle, graph: Graph, rows: Sequence[Row]) -> None:
+    def __init__(self, bundle: Bundle, graph: Graph, rows: Sequence[Row], *, text: bool = True) -> None:
         self._bundle, self._graph, self.rows = bundle, graph, rows
+        self.text = text  # rather than random tokens, which say little of what occurs together
         self._divided: dict[str, tuple[str, Float]] = {}
 
     @classmethod
@@ -74,7 +75,7 @@ class Calibration:
         manifest = bundle.manifest
         lengths = [min(length, manifest.context_length) for length in RANDOM_LENGTHS]
         rows = [Row(generator.integers(0, manifest.vocab_size, length).tolist(), []) for length in lengths]
-        return cls(bundle, graph, rows)
+        return cls(bundle, graph, rows, text=False)
 
     def divide(self, name: str, value: str, by: Float) -> None:
         """From now on `name` stands for what the graph has as `value`, over a number a channel [D]."""
@@ -94,6 +95,17 @@ class Calibration:
                 seen = np.abs(array).max(axis=0)
                 largest[name] = np.maximum(largest[name], seen) if name in largest else seen
         return largest
+
+    def moments(self, values: Sequence[str]) -> dict[str, Float]:
+        """The mean of x xᵀ [K,K] over all tokens, of each value x [S,K]."""
+        sums: dict[str, Float] = {}
+        for found in self(values):
+            for name, array in found.items():
+                tokens = array.reshape(-1, array.shape[-1])
+                product: Float = tokens.T @ tokens
+                sums[name] = sums[name] + product if name in sums else product
+        count = sum(len(row.input_ids) for row in self.rows)
+        return {name: total / np.float32(count) for name, total in sums.items()}
 
     def spans(self, values: Sequence[str]) -> dict[str, Span]:
         ends: dict[str, tuple[float, float]] = {}
@@ -166,5 +178,6 @@ def feed(bundle: Bundle, session: Any, row: Row, *, logits: bool) -> dict[str, A
     for name, value in known.items():
         if name.startswith("past_key_values."):
             _, heads, _, size = value.shape
-            feeds[name] = np.zeros((1, heads, length, size), np.float32)
+            dtype = np.float16 if value.type == "tensor(float16)" else np.float32  # a graph that is being judged
+            feeds[name] = np.zeros((1, heads, length, size), dtype)
     return {name: array for name, array in feeds.items() if name in known}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ ALIGNMENT = 4096  # a page: what memory-mapping needs
 INLINE = 1024  # bytes; smaller tensors stay in model.onnx, where shape inference can see them
 CONTRIB = "com.microsoft"
 EXPORT_AGAIN = "export it again"
+
+Convert = Callable[[str, npt.NDArray[Any]], npt.NDArray[Any]]
 
 
 class Draft:
@@ -40,6 +42,7 @@ class Draft:
         self.outputs = {value.name for value in self.model.graph.output}
         self.input_ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in self.model.graph.input}
         self.tensors: dict[str, Any] = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        self.convert: Convert | None = None  # what every weight goes through on its way to the new file
         self._replaced: dict[int, list[Any]] = {}
         self._before: dict[str, dict[str, list[Any]]] = {}
         self._new: dict[str, Any] = {}
@@ -64,6 +67,8 @@ class Draft:
     def add(self, name: str, array: npt.NDArray[Any]) -> str:
         """Store a new weight and return its name; a second array under one name is not stored again."""
         if name not in self._new:
+            if self.convert is not None:
+                array = self.convert(name, array)
             if array.nbytes < INLINE or self._target is None:
                 self._new[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)  # 0-d stays so
             else:
@@ -104,7 +109,8 @@ class Draft:
         self.nodes = list(self._new_nodes())
         read = {value for node in self.nodes for value in node.input}
         for name, tensor in self.tensors.items():
-            if name in read and self._target is None and name not in self._factors:
+            as_it_is = name not in self._factors and self.convert is None
+            if name in read and self._target is None and as_it_is:
                 self._new.setdefault(name, tensor)
             elif name in read:
                 self.add(name, self.array(name))

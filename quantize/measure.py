@@ -24,9 +24,9 @@ def compare(quantized: Bundle, source: Bundle, graph: Graph) -> dict[str, Any]:
     differences = [np.abs(one - other).ravel() for one, other in zip(before, after, strict=True)]
     mean = float(np.concatenate(differences).mean())
     if not np.isfinite(error + mean):
-        raise QuantizationError(
-            f"{source.path} gives NaN or infinity for random tokens, before or after quantization: "
-            "export it again from a sound checkpoint"
-        )
+        sound = all(np.isfinite(row).all() for row in before)
+        remedy = "take another recipe" if sound else "export it again from a sound checkpoint"
+        when = f"as {quantized.manifest.graphs[0].precision}, not as float32" if sound else "as float32"
+        raise QuantizationError(f"{source.path} gives NaN or infinity for random tokens {when}: {remedy}")
     against = f"{graph.file} ({graph.precision}) of the bundle that it was made from"
     return record(against, probe, after, error) | {"mean_abs_error": mean}

@@ -15,14 +15,14 @@ from onnx import helper
 from torchless.quantize.calibrate import Calibration
 from torchless.quantize.draft import Draft
 from torchless.quantize.matrices import Matrix, find_matrices
-from torchless.quantize.recipes import Columns, Recipe, Static
+from torchless.quantize.recipes import Keep, Recipe
 from torchless.quantize.weights import TINY, Float, check_finite
 
 QUIETEST = 0.1  # of the median: a channel that was silent on a few texts may speak on another one
 
 
 def migrate(draft: Draft, recipe: Recipe, calibration: Calibration) -> None:
-    """Divide what the recipe's int8 matrices read by s, and multiply their rows by it.
+    """Divide what the matrices inside read by s, and multiply their rows by it.
 
     Where a layer norm's result is read by them alone, its own weights are divided (every pre-norm GPT), which
     costs nothing; otherwise, as in a post-norm BERT, whose norm is the residual too, a Mul stands before them. What
@@ -66,7 +66,7 @@ def _groups(draft: Draft, recipe: Recipe) -> list[list[Matrix]]:
     """The matrices that migration is for, together where they share what they read."""
     groups: list[list[Matrix]] = []
     for matrix in find_matrices(draft)[0]:
-        if matrix.role != "body" or not isinstance(recipe.scheme(matrix.name, matrix.role), (Columns, Static)):
+        if matrix.role != "body" or isinstance(recipe.scheme(matrix.name, matrix.role), Keep):
             continue
         joined = [matrix]
         for group in [group for group in groups if set(_inputs(group)) & set(matrix.inputs)]:

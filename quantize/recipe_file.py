@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from torchless.errors import QuantizationError
-from torchless.quantize.recipes import METHODS, RANGES, RECIPES, SCHEMES, Blocks, Keep, Recipe, Scheme
+from torchless.quantize.recipes import FLOATS, METHODS, RANGES, RECIPES, SCHEMES, Blocks, Keep, Recipe, Scheme
 from torchless.quantize.weights import BLOCKS
 from torchless.writing import write_text
 
 VALUES: Mapping[str, tuple[Any, ...]] = {
     "bits": (4, 8), "size": BLOCKS, "method": METHODS, "range": RANGES, "symmetric": (False, True)
 }  # fmt: skip
-FIELDS = ("name", "body", "ends", "tables", "migrate", "matrices")
+FIELDS = ("name", "body", "ends", "tables", "migrate", "matrices", "floats")
 KNOWN = ", ".join(RECIPES)
 
 
@@ -60,6 +60,9 @@ def read_recipe(path: Path) -> Recipe:
     migrate = raw.get("migrate")
     if not (migrate is None or (type(migrate) in (int, float) and 0 <= migrate <= 1)):
         raise QuantizationError(f"{path}: migrate: expected a number from 0 to 1, found {migrate!r}")
+    floats = raw.get("floats", 32)
+    if type(floats) is not int or floats not in FLOATS:
+        raise QuantizationError(f"{path}: floats={floats!r}: give one of {', '.join(map(str, FLOATS))}")
     name = raw.get("name", path.stem)
     if not isinstance(name, str) or not name:
         raise QuantizationError(f"{path}: name: expected text, found {name!r}")
@@ -68,6 +71,7 @@ def read_recipe(path: Path) -> Recipe:
         **parts,
         migrate=None if migrate is None else float(migrate),
         matrices={pattern: _scheme(one, f"{path}: matrices: {pattern}") for pattern, one in matrices.items()},
+        floats=16 if floats == 16 else 32,
     )
 
 

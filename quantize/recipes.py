@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-Method = Literal["nearest", "search"]
+from torchless.errors import QuantizationError
+
+Method = Literal["nearest", "search", "gptq"]
 Range = Literal["minmax", "percentile", "entropy"]
-METHODS = ("nearest", "search")
+Floats = Literal[16, 32]
+METHODS = ("nearest", "search", "gptq")
 RANGES = ("minmax", "percentile", "entropy")
+FLOATS = (16, 32)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ class Blocks:
 
     bits: int
     size: int  # the largest; weights.block_size takes a smaller one where a row would need padding
-    method: Method = "search"  # how a scale is found; see weights.blocks
+    # "nearest" and "search" say how a scale is found (weights.blocks); "gptq" rounds so that the product of a text
+    # stays near (gptq.py): where no text is given, and for an embedding, it is "search".
+    method: Method = "search"
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class Recipe:
 
     matrices: exceptions, a name (or a pattern with * and ?) and its scheme; the first that fits counts. migrate:
     how much of the unevenness of activations moves into the weights before both are rounded (see migrate.py), or
-    None; it is for Columns and Static.
+    None. floats: the bits of all that is no integer; 16 is for GPUs (see half.py), and with blocks or keep only.
     """
 
     name: str
@@ -78,9 +84,18 @@ class Recipe:
     ends: Blocks | Keep
     tables: Blocks | Keep
     why: str = ""
-    encoder: Scheme | None = None  # the body of an encoder, where it is another one
+    encoder: Recipe | None = None  # what an encoder gets, where that is something else
     migrate: float | None = None
     matrices: Mapping[str, Scheme] = field(default_factory=dict)
+    floats: Floats = 32
+
+    def __post_init__(self) -> None:
+        schemes = (self.body, *self.matrices.values())
+        if self.floats == 16 and any(isinstance(scheme, (Columns, Static)) for scheme in schemes):
+            raise QuantizationError(
+                f"the recipe {self.name} has int8 products with float16, for which no processor has kernels: "
+                "give blocks or keep, or leave out floats"
+            )
 
     def scheme(self, name: str, role: str) -> Scheme:
         """Of the matrix of this name that stands in this role."""
@@ -96,6 +111,8 @@ class Recipe:
         parts: dict[str, Any] = {part: describe(getattr(self, part)) for part in ("body", "ends", "tables")}
         if self.migrate is not None:
             parts["migrate"] = self.migrate
+        if self.floats != 32:
+            parts["floats"] = self.floats
         if self.matrices:
             parts["matrices"] = {pattern: describe(scheme) for pattern, scheme in self.matrices.items()}
         return {"name": self.name, **parts}
@@ -114,10 +131,10 @@ RECIPES = {
             ends=Blocks(8, 128),
             tables=Blocks(8, 128),
             migrate=0.6,
-            why="With VNNI a third of fp32's time from 32 rows on, where 8-bit blocks take two thirds; for "
-            "one row, which is all that a head sees, blocks are faster (768 x 3072, 2 threads). Migration takes "
-            "MiniLM's cosine error from 0.0032 to 0.0009; measured ranges where rows are alike take it back to 0.0013 and save "
-            "a sixth of the time.",
+            why="With VNNI a third of fp32's time from 32 rows on, where 8-bit blocks take two thirds; for one "
+            "row, all that a head sees, blocks are faster (768 x 3072, 2 threads). Migration takes MiniLM's error "
+            "from 0.0032 to 0.0009; measured ranges where rows are alike take it to 0.0013 and save a sixth of the "
+            "time.",
         ),
         Recipe(
             "int8-block",
@@ -136,24 +153,67 @@ RECIPES = {
         ),
         Recipe(
             "int4",
-            body=Blocks(4, 128),
+            body=Blocks(4, 128, "gptq"),
             ends=Blocks(8, 128),
             tables=Blocks(8, 128),
             why="Two thirds of int8's size for a GPT-2; its vocabulary at 8 bits is 20 MB of that, and keeps the "
             "ranking of tokens. Blocks of 32 take a third more time, and with plain scales have the perplexity of "
-            "blocks of 128 with searched ones. In an encoder they keep more: 84 % of MiniLM's ten nearest, not 80.",
-            encoder=Blocks(4, 32),
+            "blocks of 128 with searched ones. GPTQ takes two thirds of the divergence away where text is given.",
+            encoder=Recipe(
+                "int4",
+                body=Blocks(4, 32, "gptq"),
+                ends=Blocks(8, 128),
+                tables=Blocks(8, 128),
+                migrate=0.4,
+                why="In an encoder blocks of 32 keep more: 84 % of MiniLM's ten nearest, not 80. Migration, which "
+                "a GPT loses by, takes a third of the error away.",
+            ),
         ),
         Recipe(
             "int4-all",
-            body=Blocks(4, 128),
+            body=Blocks(4, 128, "gptq"),
             ends=Blocks(4, 32),
             tables=Blocks(8, 128),
             why="The smallest. Positions stay at 8 bits: they are a hundredth of the file.",
+        ),
+        Recipe(
+            "fp16",
+            body=Keep(),
+            ends=Keep(),
+            tables=Keep(),
+            floats=16,
+            why="What GPUs compute fastest, and without which CUDA has no kernel for attention over a cache. Half "
+            "of fp32's file and cache; sotu-gpt keeps its perplexity to 0.001 %.",
+        ),
+        Recipe(
+            "fp16-int8",
+            body=Blocks(8, 32),
+            ends=Blocks(8, 32),
+            tables=Blocks(8, 32),
+            floats=16,
+            why="Blocks of 32, since some of CUDA's kernels take no others; a scale is two bytes here.",
+        ),
+        Recipe(
+            "fp16-int4",
+            body=Blocks(4, 32, "gptq"),
+            ends=Blocks(8, 32),
+            tables=Blocks(8, 32),
+            floats=16,
+            why="A GPU decodes as fast as it reads its weights. The vocabulary at 8 bits keeps the ranking of "
+            "tokens.",
+            encoder=Recipe(
+                "fp16-int4",
+                body=Blocks(4, 32, "gptq"),
+                ends=Blocks(8, 32),
+                tables=Blocks(8, 32),
+                migrate=0.4,
+                floats=16,
+                why="As for int4.",
+            ),
         ),
     )
 }
 
 
 def for_encoder(recipe: Recipe) -> Recipe:
-    return recipe if recipe.encoder is None else replace(recipe, body=recipe.encoder)
+    return recipe.encoder or recipe

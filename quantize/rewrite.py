@@ -5,7 +5,7 @@ K is the length that a product sums over, N the number of sums, D the width of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +15,15 @@ from onnx import helper
 from torchless.quantize.calibrate import Calibration
 from torchless.quantize.columns import steady_ends, to_columns
 from torchless.quantize.draft import CONTRIB, Draft
+from torchless.quantize.gptq import gptq
+from torchless.quantize.half import to_half
 from torchless.quantize.matrices import Left, Matrix, find_matrices
 from torchless.quantize.migrate import migrate
 from torchless.quantize.recipes import Blocks, Columns, Keep, Recipe, Scheme, Static
 from torchless.quantize.static import Ends, ranges, to_static
 from torchless.quantize.weights import Float, block_size, blocks
+
+MOMENTS = 1 << 28  # bytes; texts are read once more for what does not fit
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Report:
 
 def rewrite(draft: Draft, recipe: Recipe, calibration: Calibration) -> Report:
     """Quantize every matrix of the draft as the recipe says."""
+    if recipe.floats == 16:
+        to_half(draft)
     migrate(draft, recipe, calibration)
     matrices, left = find_matrices(draft)
     schemes = {matrix.name: recipe.scheme(matrix.name, matrix.role) for matrix in matrices}
@@ -46,6 +52,8 @@ def rewrite(draft: Draft, recipe: Recipe, calibration: Calibration) -> Report:
             found[scheme] = ranges(calibration, inputs, scheme)
         elif isinstance(scheme, Columns) and scheme not in found:
             found[scheme] = steady_ends(draft, calibration.spans(inputs), scheme) if scheme.steady else {}
+    mended = [one for one in matrices if _mends(one, schemes[one.name]) and calibration.text]
+    moments: dict[str, Float] = {}
     done: list[tuple[Matrix, Scheme]] = []
     for matrix in matrices:
         scheme = schemes[matrix.name]
@@ -53,7 +61,12 @@ def rewrite(draft: Draft, recipe: Recipe, calibration: Calibration) -> Report:
             left.append(Left(matrix.name, matrix.shape, "the recipe says so"))
             continue
         if isinstance(scheme, Blocks):
-            scheme = to_blocks(draft, matrix, scheme)
+            seen = None
+            if any(matrix is one for one in mended):
+                if not moments.keys() >= set(matrix.inputs):
+                    moments = calibration.moments(_as_many_as_fit(mended, matrix))
+                seen = np.sum([moments[x] for x in matrix.inputs], axis=0)
+            scheme = to_blocks(draft, matrix, scheme, seen)
         elif isinstance(scheme, Columns):
             to_columns(draft, matrix, found[scheme])
         else:
@@ -62,15 +75,38 @@ def rewrite(draft: Draft, recipe: Recipe, calibration: Calibration) -> Report:
     return Report(tuple(done), tuple(left))
 
 
-def to_blocks(draft: Draft, matrix: Matrix, scheme: Blocks) -> Blocks:
-    """Products and embeddings with one matrix of blocks, read by both as it lies. Returns the scheme used."""
+def _mends(matrix: Matrix, scheme: Scheme) -> bool:
+    return isinstance(scheme, Blocks) and scheme.method == "gptq" and matrix.role == "body"
+
+
+def _as_many_as_fit(matrices: Sequence[Matrix], first: Matrix) -> list[str]:
+    """What is multiplied by `first` and by those after it, as long as a K x K float of each fits into memory."""
+    inputs: dict[str, int] = {}
+    for matrix in matrices[next(i for i, one in enumerate(matrices) if one is first) :]:
+        length = matrix.shape[1] if matrix.transposed else matrix.shape[0]
+        more = inputs | {x: 4 * length**2 for x in matrix.inputs}
+        if inputs and sum(more.values()) > MOMENTS:
+            break
+        inputs = more
+    return list(inputs)
+
+
+def to_blocks(draft: Draft, matrix: Matrix, scheme: Blocks, moments: Float | None = None) -> Blocks:
+    """Products and embeddings with one matrix of blocks, read by both as it lies. Returns the scheme used.
+
+    moments: of what is multiplied by it, the mean of x xᵀ [K,K]; without it "gptq" is "search".
+    """
     array = draft.array(matrix.name)
     rows: Float = array if matrix.transposed else np.ascontiguousarray(array.T)
     count, length = rows.shape
     size = block_size(length, scheme.size)
-    codes, scale = blocks(matrix.name, rows, scheme.bits, size, search=scheme.method == "search")
+    if moments is None:
+        codes, scale = blocks(matrix.name, rows, scheme.bits, size, search=scheme.method != "nearest")
+    else:
+        codes, scale = gptq(matrix.name, rows, moments, scheme.bits, size)
     weight = draft.add(f"{matrix.name}.q{scheme.bits}", codes)
     scales = draft.add(f"{weight}.scale", scale)
+    level = 4 if draft.convert is None else 0  # 4: activations may be rounded to integers, which GPUs never do
     for node in matrix.readers:
         if node.op_type == "Gather":
             # The same bytes again: scales with as many dimensions as the operator's codes have, and codes under a
@@ -81,10 +117,11 @@ def to_blocks(draft: Draft, matrix: Matrix, scheme: Blocks) -> Blocks:
             continue
         product = _node(
             "MatMulNBits", [node.input[0], weight, scales], node.output[0], domain=CONTRIB,
-            K=length, N=count, bits=scheme.bits, block_size=size, accuracy_level=4,  # 4: integer arithmetic
+            K=length, N=count, bits=scheme.bits, block_size=size, accuracy_level=level,
         )  # fmt: skip
         draft.replace(node, [product])
-    return replace(scheme, size=size)
+    used = "search" if scheme.method == "gptq" and moments is None else scheme.method
+    return replace(scheme, size=size, method=used)
 
 
 def _gather(draft: Draft, node: Any, weight: str, scales: str, length: int, bits: int, size: int) -> Iterator[Any]:

@@ -36,7 +36,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Shape of one layer's keys, or values: float32 [rows, heads, capacity, head_size]."""
+    """Shape of one layer's keys, or values: [rows, heads, capacity, head_size], of the graph's type."""
 
     layers: int
     heads: int

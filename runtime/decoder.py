@@ -5,15 +5,15 @@ Letters: B rows, S tokens given, K rows of logits asked for, V vocabulary, H hea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from torchless.bundle import EXPORT_AGAIN, Bundle
-from torchless.errors import BundleError, ContextLengthError, GenerationError, InputError
-from torchless.memory import own_pages
+from torchless.cache import KVCache
+from torchless.errors import BundleError, GenerationError, InputError
 from torchless.session import bind, require
 from torchless.tasks import TASKS
 
@@ -23,98 +23,7 @@ if TYPE_CHECKING:
 Float = npt.NDArray[np.float32]
 
 CHUNK = 256  # tokens of a prompt a step: as fast as all at once, and memory stays bounded
-GROWTH = 256  # slots that the cache grows by
-
-
-class KVCache:
-    """Keys and values of several rows, float32 [layers, 2, B, H, C, E], and each row's length.
-
-    It grows by steps of GROWTH slots up to the context. Rows that are done are dropped, and cost nothing more;
-    others join in their place.
-    """
-
-    def __init__(self, layers: int, rows: int, heads: int, head_size: int, limit: int, joined: int) -> None:
-        self.limit = limit
-        self.lengths = np.zeros(joined, np.int64)
-        self.capacity = 0
-        self._shape = (layers, 2, rows, heads, 0, head_size)
-        self._data: Float = np.zeros(self._shape, np.float32)
-
-    @property
-    def rows(self) -> int:
-        return len(self.lengths)
-
-    def reserve(self, slots: int) -> bool:
-        """Make room for `slots` tokens a row; True if the buffer has moved."""
-        if slots <= self.capacity:
-            return False
-        if slots > self.limit:
-            raise ContextLengthError(
-                f"{slots:,} tokens do not fit the model's context of {self.limit:,}: shorten the text"
-            )
-        grown = min(-(-slots // GROWTH) * GROWTH, self.limit)
-        layers, two, rows, heads, _, size = self._shape
-        try:
-            data = own_pages((layers, two, rows, heads, grown, size))
-        except (OSError, OverflowError, MemoryError):
-            raise GenerationError(
-                f"there is no memory for the cache of {rows:,} texts of {grown:,} tokens: pass a smaller batch_size"
-            ) from None
-        filled = int(self.lengths.max(initial=0))
-        data[:, :, : self.rows, :, :filled, :] = self._data[:, :, : self.rows, :, :filled, :]
-        self._data, self.capacity = data, grown
-        return True
-
-    def join(self) -> int:
-        """A new row without tokens, in a place that is free; its index."""
-        self.lengths = np.append(self.lengths, 0)
-        return self.rows - 1
-
-    def drop(self, row: int) -> None:
-        """Forget a row; the last row takes its place."""
-        last = self.rows - 1
-        filled = int(self.lengths[last])
-        if row != last:
-            self._data[:, :, row, :, :filled, :] = self._data[:, :, last, :, :filled, :]
-            self.lengths[row] = self.lengths[last]
-        self.lengths = self.lengths[:last]
-
-    def share(self, slots: int) -> None:
-        """Give every row the first one's `slots`: a prompt that was read once."""
-        self._data[:, :, 1 : self.rows, :, :slots, :] = self._data[:, :, :1, :, :slots, :]
-        self.lengths[:] = slots
-
-    def reorder(self, parents: npt.NDArray[np.int64], start: int) -> None:
-        """Row r goes on from parents[r]: only the slots from `start` on differ, and only of rows that change."""
-        rows = np.flatnonzero(parents != np.arange(self.rows))
-        if len(rows):
-            end = int(self.lengths.max())
-            self._data[:, :, rows, :, start:end, :] = self._data[:, :, parents[rows], :, start:end, :]
-
-    def copy(self) -> KVCache:
-        """The same rows in a buffer of their own, no larger than they need."""
-        layers, _, rows, heads, _, size = self._shape
-        made = KVCache(layers, rows, heads, size, self.limit, 0)
-        filled = int(self.lengths.max(initial=0))
-        made.reserve(filled)
-        made.lengths = self.lengths.copy()
-        made._data[:, :, :, :, :filled, :] = self._data[:, :, :, :, :filled, :]
-        return made
-
-    def filled(self, row: int = 0) -> Float:
-        """View [layers, 2, H, n, E] of what a row holds."""
-        return self._data[:, :, row, :, : int(self.lengths[row]), :]
-
-    def fill(self, content: Float, row: int = 0) -> None:
-        """Let a row hold what `filled` has given."""
-        slots = content.shape[3]
-        self.reserve(slots)
-        self._data[:, :, row, :, :slots, :] = content
-        self.lengths[row] = slots
-
-    def layers(self, first: int, last: int) -> list[tuple[Float, Float]]:
-        """Views [last-first, H, C, E] of keys and values by layer, contiguous, as the graph takes them."""
-        return [(layer[0, first:last], layer[1, first:last]) for layer in self._data]
+CACHE_TYPES: Mapping[str, npt.DTypeLike] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class Decoder:
@@ -136,11 +45,13 @@ class Decoder:
         ]
         inputs = [*INPUTS, *(past for past, _ in self._past)]
         require(session, bundle, inputs, ["logits", *(present for _, present in self._past)])
+        self.cache_type = _cache_type(session, bundle)
 
     def new_cache(self, rows: int = 1, *, joined: int | None = None) -> KVCache:
         """Room for `rows` texts, of which `joined` (by default all) are there from the beginning."""
         layout, there = self.layout, rows if joined is None else joined
-        return KVCache(layout.layers, rows, layout.heads, layout.head_size, self.context_length, there)
+        sizes = layout.layers, rows, layout.heads, layout.head_size
+        return KVCache(*sizes, limit=self.context_length, joined=there, dtype=self.cache_type)
 
     def extend(
         self,
@@ -234,6 +145,18 @@ def _check_shapes(session: ort.InferenceSession, bundle: Bundle) -> int:
             f"{EXPORT_AGAIN}"
         )
     return width
+
+
+def _cache_type(session: ort.InferenceSession, bundle: Bundle) -> npt.DTypeLike:
+    """What keys and values are stored as. BundleError where buffers of ours could not be bound to the graph."""
+    types = {value.name: value.type for value in (*session.get_inputs(), *session.get_outputs())}
+    caches = {type for name, type in types.items() if name.startswith(("past_key_values.", "present."))}
+    if len(caches) != 1 or not caches <= set(CACHE_TYPES) or types["logits"] != "tensor(float)":
+        raise BundleError(
+            f"{bundle.path}: the graph's cache must be of float32 or float16, its logits of float32 (they are "
+            f"{', '.join(sorted(caches))} and {types['logits']}): {EXPORT_AGAIN}"
+        )
+    return CACHE_TYPES[caches.pop()]
 
 
 INPUTS = ("input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_positions")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from torchless.decoder import GROWTH, Decoder, Float, KVCache
+from torchless.cache import GROWTH, KVCache
+from torchless.decoder import Decoder, Float
 from torchless.sampling import Guess, Sampler, log_softmax
 from torchless.stopping import FinishReason
 

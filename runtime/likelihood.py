@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.arguments import check_count
-from torchless.decoder import CHUNK, Decoder, KVCache, chunks
+from torchless.cache import KVCache
+from torchless.decoder import CHUNK, Decoder, chunks
 from torchless.errors import ContextLengthError, InputError
 from torchless.sampling import check_numbers, log_softmax
 from torchless.text import Tokenizer

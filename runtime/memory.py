@@ -7,6 +7,7 @@ import math
 import mmap
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +24,13 @@ def give_back_freed() -> None:
             trim(0)
 
 
-def own_pages(shape: Sequence[int]) -> npt.NDArray[np.float32]:
+def own_pages(shape: Sequence[int], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
     """Zeros in pages of their own, which go back to the system with the array; those never written take no memory.
 
     For large arrays that come and go: of those that malloc gave, glibc keeps some for every thread.
     """
-    size = 4 * math.prod(shape)
+    size = np.dtype(dtype).itemsize * math.prod(shape)
     if not size:
-        return np.zeros(shape, np.float32)
+        return np.zeros(shape, dtype)
     private = {} if sys.platform == "win32" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
-    return np.frombuffer(mmap.mmap(-1, size, **private), np.float32).reshape(shape)
+    return np.frombuffer(mmap.mmap(-1, size, **private), dtype).reshape(shape)

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.bundle import Bundle, Manifest
-from torchless.decoder import Decoder, KVCache
+from torchless.cache import KVCache, Numbers
+from torchless.decoder import Decoder
 from torchless.errors import InputError
 from torchless.generation import Row, Token
+from torchless.writing import write_file
 
 Float = npt.NDArray[np.float32]
 
@@ -124,16 +125,17 @@ class State:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file in the format of safetensors; one that exists is replaced once the new one is whole."""
         with self.used():
-            tensors = {"ids": np.array(self.ids, "<i8"), "past": self._cache.filled().astype("<f4")}
+            past = self._cache.filled()
+            tensors = {"ids": np.array(self.ids, "<i8"), "past": past.astype(past.dtype.newbyteorder("<"))}
             ends = np.cumsum([0, *(tensor.nbytes for tensor in tensors.values())]).tolist()
             header = {"__metadata__": {"format": FORMAT, "bundle": self.bundle}} | {
-                name: {"dtype": DTYPES[name], "shape": list(tensor.shape), "data_offsets": ends[i : i + 2]}
-                for i, (name, tensor) in enumerate(tensors.items())
+                name: {"dtype": DTYPES[one.dtype.name], "shape": list(one.shape), "data_offsets": ends[i : i + 2]}
+                for i, (name, one) in enumerate(tensors.items())
             }
             text = json.dumps(header).encode()
             text += b" " * (-len(text) % 8)
             content = [len(text).to_bytes(8, "little"), text, *(one.tobytes() for one in tensors.values())]
-        _write(_path(path), content)
+        write_file(_path(path), *content)
 
 
 class LastState:
@@ -165,7 +167,7 @@ def check_state(state: object, bundle: Bundle) -> None:
         raise InputError(f"the state is of another bundle than {bundle.path}: make one with its .state(prompt)")
 
 
-DTYPES = {"ids": "I64", "past": "F32"}
+DTYPES = {"int64": "I64", "float32": "F32", "float16": "F16"}  # safetensors' names
 
 
 def _path(path: object) -> Path:
@@ -188,12 +190,13 @@ def load_state(path: str | os.PathLike[str], decoder: Decoder, bundle: str) -> S
             cache = decoder.new_cache()
             past = cache.filled()
             layers, two, heads, _, size = past.shape
-            count = _check(where, header, bundle, decoder.context_length, past.shape)
-            expected = 8 + length + 8 * count + 4 * layers * two * heads * count * size
+            count = _check(where, header, bundle, decoder.context_length, past)
+            expected = 8 + length + 8 * count + past.itemsize * layers * two * heads * count * size
             if where.stat().st_size != expected:
                 raise InputError(f"{where} is damaged, it has not its {expected:,} bytes: {ANOTHER}")
             ids = decoder.check_ids(np.frombuffer(stream.read(8 * count), "<i8"))
-            numbers = np.frombuffer(stream.read(), "<f4").reshape(layers, two, heads, count, size)
+            numbers = np.frombuffer(stream.read(), past.dtype.newbyteorder("<"))
+            numbers = numbers.reshape(layers, two, heads, count, size)
     except OSError as error:
         raise InputError(f"{where} cannot be read ({error.strerror or error})") from None
     except (ValueError, RecursionError) as error:
@@ -206,8 +209,8 @@ def load_state(path: str | os.PathLike[str], decoder: Decoder, bundle: str) -> S
     return State(bundle, cache, ids.tolist())
 
 
-def _check(where: Path, header: Any, bundle: str, context: int, past: Sequence[int]) -> int:
-    """How many tokens the file must hold, by its header. past: the shape that they have, but for their number."""
+def _check(where: Path, header: Any, bundle: str, context: int, past: Numbers) -> int:
+    """How many tokens the file must hold, by its header. past: an empty cache, of the model's sizes and dtype."""
     given = header if isinstance(header, dict) else {}
     told = given.get("__metadata__")
     if not isinstance(told, dict) or told.get("format") != FORMAT:
@@ -218,13 +221,13 @@ def _check(where: Path, header: Any, bundle: str, context: int, past: Sequence[i
     count = shape[0] if isinstance(shape, list) and len(shape) == 1 else None
     if type(count) is not int or not 0 <= count <= context:
         raise InputError(f"{where} is damaged, its number of tokens is {count!r}: {ANOTHER}")
-    layers, two, heads, _, size = past
-    ids, numbers = 8 * count, 4 * layers * two * heads * count * size
+    layers, two, heads, _, size = past.shape
+    ids, numbers = 8 * count, past.itemsize * layers * two * heads * count * size
     sound = {
         "__metadata__": told,
-        "ids": {"dtype": DTYPES["ids"], "shape": [count], "data_offsets": [0, ids]},
+        "ids": {"dtype": "I64", "shape": [count], "data_offsets": [0, ids]},
         "past": {
-            "dtype": DTYPES["past"],
+            "dtype": DTYPES[past.dtype.name],
             "shape": [layers, two, heads, count, size],
             "data_offsets": [ids, ids + numbers],
         },
@@ -232,15 +235,3 @@ def _check(where: Path, header: Any, bundle: str, context: int, past: Sequence[i
     if given != sound:
         raise InputError(f"{where} is damaged, its tensors are not those of this model: {ANOTHER}")
     return count
-
-
-def _write(path: Path, content: Sequence[bytes]) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("xb") as stream:
-            stream.writelines(content)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} was not written ({error.strerror or error})") from None
-    finally:
-        partial.unlink(missing_ok=True)

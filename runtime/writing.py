@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torchless.bundle import MANIFEST, FileEntry, Manifest, sha256_of
-from torchless.errors import BundleError
+from torchless.errors import BundleError, InputError
 from torchless.version import __version__
 
 
@@ -46,19 +46,23 @@ def new_bundle(out: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
                     parent.rmdir()
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a file whole or not at all, in UTF-8; an older one stays until then. Raises BundleError."""
+def write_file(path: str | os.PathLike[str], *content: bytes) -> None:
+    """Write a file whole or not at all; an older one stays until then. Raises InputError."""
     target = Path(os.path.abspath(path))
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
+        with partial.open("xb") as stream:
+            stream.writelines(content)
         partial.replace(target)
     except OSError as error:
-        raise BundleError(
-            f"{target} was not written ({error.strerror or error}): free space or fix the path, then repeat"
-        ) from error
+        raise InputError(f"{target} was not written ({error.strerror or error})") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """The same with text, in UTF-8 and with the line ends that it has."""
+    write_file(path, text.encode("utf-8"))
 
 
 def seal(folder: Path, manifest: Manifest) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import torchless
-from torchless.decoder import KVCache
+from torchless.cache import KVCache
 from torchless.export import export
 from torchless.quantize import quantize
 

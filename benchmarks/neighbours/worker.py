@@ -1,6 +1,6 @@
 """One contender in a process of its own, in its own environment: only that and the standard library are there.
 
-    PYTHON worker.py convert MODULE SOURCE OUT FORM      writes a model; answers {"read": bytes}
+    PYTHON worker.py convert MODULE SOURCE OUT FORM      writes a model; answers {"read_bytes": bytes}
     PYTHON worker.py serve   MODULE MODEL THREADS ROOM   answers commands, a line of JSON each
     PYTHON worker.py talk    MODULE MODEL THREADS ROOM TEXT   a line at the first token; {"peak": bytes} at the end
 
@@ -23,8 +23,11 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+Answer = Callable[[dict[str, Any]], None]
 
 
 def timed(model: Any, prompts: list[list[int]], new: int) -> dict[str, Any]:
@@ -45,7 +48,7 @@ def timed(model: Any, prompts: list[list[int]], new: int) -> dict[str, Any]:
     return {"first": first - start, "rest": last - first, "ids": ids}
 
 
-def serve(model: Any, answer: Any) -> None:
+def serve(model: Any, answer: Answer) -> None:
     answer({"ready": True})
     for line in sys.stdin:
         command = json.loads(line)
@@ -55,7 +58,7 @@ def serve(model: Any, answer: Any) -> None:
             answer(timed(model, command["prompts"], command["new"]))
 
 
-def talk(model: Any, answer: Any, room: int, text: str) -> None:
+def talk(model: Any, answer: Answer, room: int, text: str) -> None:
     """Tell when the first token is there, go on until the text has `room` tokens, and tell the memory of it all."""
 
     def heard(count: int) -> None:
@@ -78,17 +81,19 @@ def peak() -> int:
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
-def main() -> None:
+def answering() -> Answer:
+    """What writes a line of JSON to the standard output, which from now on is nobody else's."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not stand between the answers
+    return lambda found: print(json.dumps(found), file=answers, flush=True)
 
-    def answer(found: dict[str, Any]) -> None:
-        print(json.dumps(found), file=answers, flush=True)
 
+def main() -> None:
+    answer = answering()
     what, name, *given = sys.argv[1:]
     module = importlib.import_module(name)
     if what == "convert":
-        answer({"read": module.convert(*given)})
+        answer({"read_bytes": module.convert(*given)})
         return
     folder, threads, room, *text = given
     model = module.Model(folder, int(threads), int(room))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from torchless.decoder import Decoder, KVCache, chunks
+from torchless.cache import KVCache
+from torchless.decoder import Decoder, chunks
 from torchless.errors import InputError
 from torchless.language_model import LanguageModel
 from torchless.quantize.data import Example, sample

@@ -43,7 +43,7 @@ def check_outputs(outputs: Mapping[str, str | os.PathLike[str]], inputs: Sequenc
 
 
 def write(results: Results, outputs: Mapping[str, str | os.PathLike[str]]) -> None:
-    """Write the results in each of the formats. Raises BundleError for a file that cannot be written."""
+    """Write the results in each of the formats. Raises InputError for a file that cannot be written."""
     makers = {"json": Results.to_json, "csv": as_csv, "html": page}
     for form, path in outputs.items():
         write_text(path, makers[form](results))

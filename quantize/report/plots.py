@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torchless.errors import QuantizationError
 from torchless.quantize.report.frontier import Point, headline, mean_ratio, points, worth_taking
@@ -15,8 +16,10 @@ from torchless.quantize.results import Latency, Metric, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-HEIGHT = 3.2  # inches
+HEIGHT = 3.0  # inches, without a legend
+LINE = 58  # letters that fit beside each other
 MOST_ROWS = 24  # of the sensitivity's bars
 MARKERS = "osD^vPX*"
 
@@ -82,14 +85,13 @@ def _against_speed(results: Results, metric: Metric, kind: str) -> Plot:
     ratios = [mean_ratio(one, kind) or (1.0, 1.0, 1.0) for one in results.bundles]
     placed = points(results, metric, [mean for mean, _, _ in ratios])
     chosen = worth_taking(placed, metric)
-    first = short_names(results)[0]
 
     def draw(axes: Axes) -> None:
         for i, (point, (_, least, most)) in enumerate(zip(placed, ratios)):
             axes.plot([least, most], [_y(metric, point)] * 2, color=_colour(i), alpha=0.5, linewidth=4)
         _scatter(axes, results, metric, placed, chosen, [mean for mean, _, _ in ratios])
         axes.axvline(1, color=FAINT, linewidth=1, zorder=0)
-        axes.set_xlabel(f"times as fast as {first} (more is better)")
+        axes.set_xlabel("times as fast as the first (more is better)")
 
     doing = {"prompt": " of reading prompts", "decode": " of decoding"}.get(kind, "")
     facts = "; ".join(
@@ -125,7 +127,7 @@ def _by_length(results: Results, kind: str, batch: int) -> Plot:
         if len(lengths) == 1:
             axes.set_xlim(lengths[0] / 2, lengths[0] * 2)
         axes.set_xlabel("tokens before it" if kind == "decode" else "tokens of a text")
-        axes.set_ylabel("milliseconds (less is better)")
+        _measure(axes, "milliseconds (less is better)")
         _legend(axes, short_names(results))
 
     facts = "; ".join(
@@ -192,7 +194,7 @@ def _scatter(
             markerfacecolor=_colour(i) if point in chosen else CARD,
         )  # fmt: skip
     better = "higher is better" if metric.better == "higher" else "lower is better"
-    axes.set_ylabel(f"{heading(metric)} ({better})")
+    _measure(axes, f"{heading(metric)} ({better})")
     axes.margins(x=0.12, y=0.15)
     if metric.percent:
         low, high = axes.get_ylim()
@@ -200,11 +202,16 @@ def _scatter(
     _legend(axes, short_names(results))
 
 
+def _measure(axes: Axes, text: str) -> None:
+    """What the vertical axis shows, above it: on its side a long text would be cut off."""
+    axes.set_title(textwrap.fill(text, LINE), loc="left", fontsize="medium")
+
+
 def _legend(axes: Axes, names: Sequence[str]) -> None:
-    """Above the axes, where it hides nothing, in as many columns as the longest name leaves."""
-    columns = max(1, min(len(names), 58 // (max(map(len, names)) + 5)))
-    figure = axes.get_figure()
-    assert figure is not None
+    """Above the axes, where it hides nothing, in as many columns as the longest name leaves; the figure grows."""
+    columns = max(1, min(len(names), LINE // (max(map(len, names)) + 5)))
+    figure = cast("Figure", axes.get_figure())
+    figure.set_figheight(HEIGHT + 0.2 * math.ceil(len(names) / columns))
     figure.legend(loc="outside upper left", ncols=columns, columnspacing=1.2, handletextpad=0.4)
 
 
@@ -234,7 +241,7 @@ def _colour(i: int) -> str:
 
 
 def _marker(i: int) -> str:
-    return MARKERS[i % len(MARKERS)]
+    return MARKERS[(i + i // len(SERIES)) % len(MARKERS)]  # another one when colours begin again
 
 
 def _plot(title: str, caption: str, facts: str, draw: Callable[[Axes], None], height: float = HEIGHT) -> Plot:

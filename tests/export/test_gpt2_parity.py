@@ -14,6 +14,7 @@ import tiny
 import torch
 
 import torchless
+from torchless import cache as cache_module
 from torchless import decoder as decoder_module
 from torchless.export import export
 from torchless.export.parts import ACTIVATIONS
@@ -109,7 +110,7 @@ def test_logits_of_one_token_some_tokens_and_the_full_context_equal_torch(case: 
 @pytest.mark.parametrize("chunk", [1, 3, 7])
 def test_logits_read_in_chunks_equal_torch(case: Case, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_module, "CHUNK", chunk)
-    monkeypatch.setattr(decoder_module, "GROWTH", 4)
+    monkeypatch.setattr(cache_module, "GROWTH", 4)
     ids = random_ids(case.model, min(17, case.ours.context_length))
     assert tiny.furthest(all_logits(case.ours, ids), case.torch_logits(ids)) < TOLERANCE
 
@@ -117,7 +118,7 @@ def test_logits_read_in_chunks_equal_torch(case: Case, chunk: int, monkeypatch: 
 def test_a_ragged_batch_continued_token_by_token_equals_torch_row_by_row(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder_module, "GROWTH", 4)  # the buffer moves while rows are decoded
+    monkeypatch.setattr(cache_module, "GROWTH", 4)  # the buffer moves while rows are decoded
     context = case.ours.context_length
     if context < 4:
         pytest.skip("no room for two tokens after a prompt of two")

@@ -275,4 +275,4 @@ def test_a_quantized_model_answers_close_to_its_source(family: str, tmp_path: Pa
         bundle = read_bundle(quantize(source, tmp_path / recipe, recipe=recipe))
         error = np.abs(np.stack(our_outputs(bundle, "fused", rows)) - before).mean()
         assert 0 < error < far * np.abs(before).max()
-        assert bundle.manifest.recipe is not None and bundle.manifest.recipe["matrices"] >= 8
+        assert bundle.manifest.recipe is not None and bundle.manifest.recipe["quantized"] >= 8

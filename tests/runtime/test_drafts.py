@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 import torchless
 from torchless import InputError, TextClassification, TextGeneration
-from torchless import decoder as decoder_module
+from torchless import cache as cache_module
 from torchless.cli import main
 from torchless.drafts import Pace
 from torchless.export import export
@@ -87,7 +87,7 @@ def plain_and_guessed(gpt: TextGeneration, prompt: Any, way: dict[str, Any], **o
 def test_greedy_text_is_that_of_plain_decoding(
     gpt: TextGeneration, ways: dict[str, Any], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoder_module, "GROWTH", 8)  # the cache moves again and again
+    monkeypatch.setattr(cache_module, "GROWTH", 8)  # the cache moves again and again
     generator = np.random.default_rng(0)
     prompts = [generator.integers(0, 320, size).tolist() for size in generator.integers(1, 34, 25)]
     plain, guessed = plain_and_guessed(gpt, [*prompts, *map(gpt.tokenizer.ids, TEXTS)], ways[way])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import torchless
 from torchless import BundleError, Generation, TextGeneration
-from torchless import decoder as decoder_module
+from torchless import cache as cache_module
 from torchless.export import export
 from torchless.generation import Row, decode
 from torchless.generation_config import GenerationConfig
@@ -106,7 +106,7 @@ def test_the_end_tokens_of_the_bundle_stop_by_default(
 def test_rows_that_end_and_join_at_different_times_leave_the_others_as_they_are(
     gpt: TextGeneration, monkeypatch: pytest.MonkeyPatch, together: int
 ) -> None:
-    monkeypatch.setattr(decoder_module, "GROWTH", 4)
+    monkeypatch.setattr(cache_module, "GROWTH", 4)
     prompts = [gpt.tokenizer.ids(text) for text in TEXTS]
     for budgets in ([1, 20, 7, 3, 12], [20, 1, 1, 20, 2], [0, 5, 0, 5, 0], [0] * 5, [3] * 5):
         made: list[list[int]] = [[] for _ in prompts]

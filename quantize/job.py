@@ -1,0 +1,156 @@
+"""One float32 bundle that is quantized, in one way or, to compare them, in several."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torchless.bundle import Bundle, Graph, read_bundle
+from torchless.errors import InputError, QuantizationError
+from torchless.quantize.data import Example, read_examples, sample
+from torchless.quantize.measure import compare
+from torchless.quantize.recipes import Recipe, for_encoder
+from torchless.text import Text, check_pair, check_text
+from torchless.writing import seal
+
+if TYPE_CHECKING:
+    from torchless.quantize.calibrate import Calibration, Row
+    from torchless.quantize.draft import Draft
+    from torchless.quantize.matrices import Matrix
+    from torchless.quantize.remembered import Known
+    from torchless.quantize.rewrite import Report
+
+Data = str | os.PathLike[str] | Sequence[Text]
+
+FEW_ROWS = 16  # for a draft that is only looked at
+
+
+class Job:
+    """The bundle, its fused float32 graph, and the texts that it is calibrated and judged on (None: random tokens).
+
+    What was measured inside the graph for one recipe is remembered for the next. Raises QuantizationError for a
+    bundle that is quantized already or has no such graph, InputError for data that cannot be read.
+    """
+
+    def __init__(self, bundle: str | os.PathLike[str], data: Data | None, *, verify: bool) -> None:
+        self.source = read_bundle(bundle, verify=verify)
+        self.graph = _graph_to_quantize(self.source)
+        self.examples = None if data is None else _examples(self.source, data)
+        self._rows: Sequence[Row] | None = None
+        self._known: dict[int, Known] = {}  # by the number of rows
+
+    @property
+    def decodes(self) -> bool:
+        return self.source.manifest.cache is not None
+
+    def fit(self, recipe: Recipe) -> Recipe:
+        """The recipe as it is for this family."""
+        return recipe if self.decodes else for_encoder(recipe)
+
+    def write(self, folder: Path, recipe: Recipe) -> Bundle:
+        """Fill an empty folder with the quantized bundle, checked against the source."""
+        self._copy_companions(folder)
+        draft, report = self.rewritten(recipe, folder / self.graph.file, rows=None)
+        if not report.done and recipe.floats == 32:
+            raise QuantizationError(
+                f"{self.source.file(self.graph.file)} has no matrix that {recipe.name} could quantize"
+            )
+        draft.save()
+        providers = ("cuda", "cpu") if recipe.floats == 16 else ("cpu",)
+        graph = dataclasses.replace(
+            self.graph, precision=recipe.name, providers=providers, signed_int8=report.signed_int8
+        )
+        source = self.source.manifest
+        manifest = dataclasses.replace(source, graphs=(graph,), recipe=_record(recipe, report), parity=None)
+        parity = compare(Bundle(folder, manifest), self.source, self.graph)
+        if source.parity is not None:
+            parity["source"] = {name: source.parity.get(name) for name in ("against", "max_abs_error")}
+        seal(folder, dataclasses.replace(manifest, parity=parity))
+        return read_bundle(folder)
+
+    def rewritten(
+        self, recipe: Recipe, target: Path | None = None, rows: int | None = FEW_ROWS
+    ) -> tuple[Any, Report]:
+        """A Draft of the graph after the recipe, and what became of every matrix.
+
+        target: see Draft. rows: that it is calibrated on at most; None for all.
+        """
+        draft = self._draft(target)
+        from torchless.quantize.rewrite import rewrite
+
+        return draft, rewrite(draft, recipe, self._calibrate(rows))
+
+    def matrices(self) -> list[Matrix]:
+        """Those of the graph that can be quantized."""
+        draft = self._draft(None)
+        from torchless.quantize.matrices import find_matrices
+
+        return find_matrices(draft)[0]
+
+    def _draft(self, target: Path | None) -> Draft:
+        try:
+            from torchless.quantize.draft import Draft
+        except ImportError as error:
+            raise QuantizationError(f"quantizing needs onnx: pip install 'torchless[quantize]' ({error})") from None
+        return Draft(self.source.file(self.graph.file), target)
+
+    def _calibrate(self, limit: int | None) -> Calibration:
+        """A new one for every draft, since each divides in its own way; rows and magnitudes are shared."""
+        from torchless.quantize.calibrate import Calibration, rows_of
+        from torchless.quantize.remembered import Known, Remembered
+
+        if self._rows is None and self.examples is None:
+            self._rows = Calibration.random(self.source, self.graph).rows
+        elif self._rows is None and self.examples is not None:
+            self._rows = rows_of(self.source, [example.given for example in self.examples])
+        assert self._rows is not None
+        rows = sample(self._rows, limit)
+        known = self._known.setdefault(len(rows), Known())
+        return Remembered(self.source, self.graph, rows, known, text=self.examples is not None)
+
+    def _copy_companions(self, folder: Path) -> None:
+        """Tokenizer, configs and whatever else lies in the bundle, but no graph and no weights."""
+        graphs = {graph.file for graph in self.source.manifest.graphs}
+        for name in self.source.manifest.files:
+            if name not in graphs and not name.endswith(".data"):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.source.file(name), folder / name)
+
+
+def _graph_to_quantize(bundle: Bundle) -> Graph:
+    graphs = bundle.manifest.graphs
+    if bundle.manifest.recipe is not None:
+        name = bundle.manifest.recipe.get("name", graphs[0].precision)
+        raise QuantizationError(
+            f"{bundle.path} is quantized already ({name}): quantize the float32 bundle that it was made from"
+        )
+    for graph in graphs:
+        if graph.dialect == "fused" and graph.precision == "fp32":
+            return graph
+    have = ", ".join(f"{graph.dialect} {graph.precision}" for graph in graphs)
+    raise QuantizationError(
+        f"{bundle.path} has no fused graph in float32 (it has {have}): export it with --dialect fused"
+    )
+
+
+def _examples(bundle: Bundle, data: Data) -> list[Example]:
+    if isinstance(data, (str, os.PathLike)):
+        return read_examples(data, bundle.manifest.task)
+    if not isinstance(data, Sequence) or not data:
+        raise InputError("data: give a file of texts, or a list of them, one or more")
+    given = [check_pair(text) if isinstance(text, tuple) else (check_text(text), None) for text in data]
+    return [Example(f"text {number}", *pair) for number, pair in enumerate(given, 1)]
+
+
+def _record(recipe: Recipe, report: Report) -> dict[str, Any]:
+    """recipe.record(), how many matrices were quantized, and which were not and why."""
+    return recipe.record() | {
+        "quantized": len(report.done),
+        "left_in_float": [
+            {"name": left.name, "shape": list(left.shape), "reason": left.reason} for left in report.left
+        ],
+    }

@@ -1,0 +1,115 @@
+"""What a quantized bundle loses, as one number that a budget can hold against it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torchless
+from torchless.errors import QuantizationError
+from torchless.quantize.data import Example
+from torchless.quantize.quality import Scores, measure_quality
+from torchless.quantize.results import Interval
+from torchless.quantize.sensitivity import Progress
+
+MOST = 1_000  # texts that are read
+MOST_WINDOWS = 32  # of a language model's context
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to lose.
+
+    metric: of torchless.quantize.quality. what: for people. share: whether they read it times
+    100. of: a model's scores and the first model's -> the loss, 0 for none, less for a gain.
+    """
+
+    metric: str
+    what: str
+    of: Callable[[Scores, Scores], Interval]
+    share: bool = True
+
+
+@dataclass(frozen=True)
+class Loss:
+    kind: Kind
+    interval: Interval
+
+    def __str__(self) -> str:
+        value, low, high = self.interval.value, self.interval.low, self.interval.high
+        return f"{shown(value, self.kind)} ({shown(low, self.kind)} to {shown(high, self.kind)})"
+
+
+def shown(value: float, kind: Kind) -> str:
+    return f"{round(100 * value, 2) + 0:.2f} %" if kind.share else f"{value:.2g}"  # + 0: never -0.00
+
+
+def _difference(metric: str) -> Callable[[Scores, Scores], Interval]:
+    return lambda scores, _: _map(scores.against[metric], lambda change: 0 - change)
+
+
+def _change(metric: str) -> Callable[[Scores, Scores], Interval]:
+    return lambda scores, _: _map(scores.quality[metric], lambda same: 1 - same)
+
+
+def _itself(metric: str) -> Callable[[Scores, Scores], Interval]:
+    return lambda scores, _: scores.quality[metric]
+
+
+def _perplexity(scores: Scores, first: Scores) -> Interval:
+    before = first.quality["perplexity"].value
+    return _map(scores.against["perplexity"], lambda rise: rise / before)
+
+
+def _masked(scores: Scores, _: Scores) -> Interval:
+    return _map(scores.against["mask_loss"], math.expm1)
+
+
+def _map(interval: Interval, of: Callable[[float], float]) -> Interval:
+    one, other = of(interval.low), of(interval.high)
+    return Interval(of(interval.value), min(one, other), max(one, other))
+
+
+# The first whose metric was measured counts.
+KINDS = (
+    Kind("perplexity", "relative rise of perplexity", _perplexity),
+    Kind("mask_loss", "relative rise of the perplexity of masked tokens", _masked),
+    *(
+        Kind(metric, f"{name} lost", _difference(metric))
+        for metric, name in {
+            "accuracy": "accuracy",
+            "entity_f1": "F1 of entities",
+            "tag_accuracy": "accuracy of tags",
+            "micro_f1": "F1",
+            "answer_f1": "F1 of answers",
+            "pearson": "correlation",
+        }.items()
+    ),
+    Kind("agreement", "share of changed answers", _change("agreement")),
+    Kind("tag_agreement", "share of changed tags", _change("tag_agreement")),
+    Kind("cosine_error", "mean cosine error", _itself("cosine_error"), share=False),
+    Kind("distance", "mean change of the score", _itself("distance"), share=False),
+)
+
+
+def measure_losses(
+    source: Path, bundles: Sequence[Path], examples: Sequence[Example], progress: Progress
+) -> list[Loss]:
+    """What each bundle loses against the source on the same examples, at most MOST of them.
+
+    Raises InputError for labels that the model lacks, and QuantizationError where nothing can be measured.
+    """
+    with contextlib.ExitStack() as stack:
+        models = [(str(path), stack.enter_context(torchless.load(path))) for path in (source, *bundles)]
+        task = models[0][1].bundle.manifest.task
+        limit = MOST_WINDOWS if task == "text-generation" else MOST
+        quality = measure_quality(models, examples, limit=limit, progress=partial(progress, "measuring the loss"))
+    first, *others = quality.scores
+    for kind in KINDS:
+        if all(kind.metric in one.quality for one in others):
+            return [Loss(kind, kind.of(one, first)) for one in others]
+    raise QuantizationError(f"no loss of {task} can be measured: give no data, and no loss that is allowed")
