@@ -28,7 +28,7 @@ from torchless.export import export
 from torchless.provider import choose_provider
 from torchless.quantize import quantize
 from torchless.quantize.bench import Options, bench
-from torchless.quantize.recipes import RECIPES, Columns, Recipe
+from torchless.quantize.recipes import RECIPES, Blocks, Columns, Recipe
 from torchless.quantize.report.files import write
 from torchless.quantize.report.table import table
 from torchless.quantize.sensitivity import sensitivity
@@ -46,8 +46,12 @@ DATA = {
 CALIBRATION = {"sotu-gpt": "heldout-sotu.txt", "spam-bert": "heldout-mails.jsonl", "minilm": "heldout-sotu.txt"}
 ON_TEXT = ("int8-static", "int4", "int4-all")
 PLAIN = dataclasses.replace(RECIPES["int8"], name="int8-plain", body=Columns(), migrate=None)
+INT4 = RECIPES["int4"]
 NEAREST = dataclasses.replace(
-    RECIPES["int4"], name="int4-nearest", body=dataclasses.replace(RECIPES["int4"].body, method="nearest")
+    INT4,
+    name="int4-nearest",
+    body=Blocks(4, 128, "nearest"),
+    encoder=dataclasses.replace(INT4, name="int4-nearest", body=Blocks(4, 32, "nearest"), encoder=None),
 )
 LENGTHS, BATCHES = (8, 16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32)
 ROUNDS = 5
@@ -85,14 +89,17 @@ def measure(out: Path, work: Path, options: Options) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for name, checkpoint in checkpoints():
         first = export(checkpoint, work / name / "fp32")
-        calibration, rest = split(EXAMPLES / "data" / CALIBRATION[name], work / name / "data")
+        calibration = rest = EXAMPLES / "data" / CALIBRATION[name]
+        if rest.name in DATA[name]:
+            calibration, rest = split(rest, work / name / "data")
         made = [first, *(quantize(first, work / name / one.name, recipe=one) for one in recipes())]
         for recipe in ON_TEXT:
             made.append(quantize(first, work / name / f"{recipe}-on-text", recipe=recipe, data=calibration))
         for index, data in enumerate(DATA[name]):
             path = rest if data == rest.name else EXAMPLES / "data" / data
             results = bench(made, path, dataclasses.replace(options, speed=options.speed and not index))
-            layers = sensitivity(first, recipe="int4", data=path) if not index else None
+            rows = [] if index else sensitivity(first, recipe="int4", data=calibration)
+            layers = tuple(dataclasses.asdict(row) for row in rows) or None
             results = dataclasses.replace(results, sensitivity=layers)
             stem = out / f"{name}-{Path(data).stem}"
             write(results, {form: f"{stem}.{form}" for form in ("json", "csv", "html")})
@@ -167,6 +174,7 @@ def main() -> None:
     arguments.add_argument("--out", type=Path, default=Path("docs/results"), help="where the results go")
     arguments.add_argument("--never", action="store_true", help="only the table of lengths and batches")
     arguments.add_argument("--no-speed", action="store_true", help="quality and size only")
+    arguments.add_argument("--repeats", type=int, default=7, help="rounds of timing")
     arguments.add_argument("--examples", type=int, help="score at most so many of each file")
     given = arguments.parse_args()
     print(f"onnxruntime {onnxruntime.__version__}", file=sys.stderr)
@@ -174,7 +182,11 @@ def main() -> None:
         if given.never:
             never_slower(Path(folder))
         else:
-            measure(given.out, Path(folder), Options(examples=given.examples, speed=not given.no_speed))
+            measure(
+                given.out,
+                Path(folder),
+                Options(examples=given.examples, repeats=given.repeats, speed=not given.no_speed),
+            )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torchless.bundle import Bundle
 from torchless.errors import QuantizationError
 from torchless.quantize.budget import Budget, Told
 from torchless.quantize.job import Job
-from torchless.quantize.loss import Loss, measure_losses
+from torchless.quantize.loss import Loss, measure_losses, right_labels
 from torchless.quantize.mixed import Rung, ladder, mixture, smallest
 from torchless.quantize.pace import CHECKED, RANKED, mean_ratio, race, slower
 from torchless.quantize.recipes import Recipe
@@ -113,6 +113,7 @@ class Choice:
         return None
 
     def _judged(self) -> Candidate | None:
+        right_labels(self.job.source.manifest, self.job.examples or ())  # before minutes of work
         written = [self._write(recipe, recipe.name, order) for order, recipe in enumerate(self.recipes)]
         fitting = [candidate for candidate in written if self._fits(candidate)]
         if not fitting:

@@ -9,12 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 import torchless
+from torchless.bundle import Manifest
 from torchless.errors import QuantizationError
 from torchless.quantize.data import Example
 from torchless.quantize.quality import Scores, measure_quality
+from torchless.quantize.quality.labels import class_ids, label_sets
 from torchless.quantize.results import Interval
 from torchless.quantize.sensitivity import Progress
+
+Ids = npt.NDArray[np.int64]
 
 MOST = 1_000  # texts that are read
 MOST_WINDOWS = 32  # of a language model's context
@@ -113,3 +120,17 @@ def measure_losses(
         if all(kind.metric in one.quality for one in others):
             return [Loss(kind, kind.of(one, first)) for one in others]
     raise QuantizationError(f"no loss of {task} can be measured: give no data, and no loss that is allowed")
+
+
+def right_labels(manifest: Manifest, examples: Sequence[Example]) -> list[Ids] | None:
+    """What a classifier should say: an id [1] for each text, or 0 or 1 for each label [L]; None where unknown.
+
+    Raises InputError for labels that the model lacks.
+    """
+    labels = manifest.labels or ()
+    known = manifest.task == "text-classification" and len(labels) > 1 and examples[0].label is not None
+    if not known or manifest.problem_type == "regression":
+        return None
+    if manifest.problem_type == "multi_label_classification":
+        return list(label_sets(examples, labels).astype(np.int64))
+    return list(class_ids([(one.place, one.label) for one in examples], labels)[:, None])

@@ -12,7 +12,7 @@ from torchless.bundle import Bundle, Graph, Manifest
 from torchless.errors import InputError
 from torchless.quantize.calibrate import Calibration, Row, rows_of
 from torchless.quantize.data import SEED, Example, sample
-from torchless.quantize.quality.labels import class_ids, label_sets
+from torchless.quantize.loss import right_labels
 from torchless.text import TOKENIZER, Tokenizer
 
 Ids = npt.NDArray[np.int64]
@@ -55,20 +55,6 @@ def questions(bundle: Bundle, graph: Graph, examples: Sequence[Example] | None) 
     if not asked:
         raise InputError("the data has no text of two tokens, so there is nothing to ask for: give longer texts")
     return _fewer(asked, manifest)
-
-
-def right_labels(manifest: Manifest, examples: Sequence[Example]) -> list[Ids] | None:
-    """What a classifier should say: an id [1] for each text, or 0 or 1 for each label [L]; None where unknown.
-
-    Raises InputError for labels that the model lacks.
-    """
-    labels = manifest.labels or ()
-    known = manifest.task == "text-classification" and len(labels) > 1 and examples[0].label is not None
-    if not known or manifest.problem_type == "regression":
-        return None
-    if manifest.problem_type == "multi_label_classification":
-        return list(label_sets(examples, labels).astype(np.int64))
-    return list(class_ids([(one.place, one.label) for one in examples], labels)[:, None])
 
 
 def _next_tokens(row: Row) -> Question:

@@ -67,8 +67,10 @@ class Part:
             return weights * (32 - self.floats) // 8
         if not isinstance(self.scheme, Blocks):
             return 3 * weights - (5 if isinstance(self.scheme, Static) else 4) * self.sums  # scales, zero points
-        blocks = self.sums * -(-(weights // self.sums) // self.scheme.size)
-        return 4 * weights - blocks * (self.scheme.size * self.scheme.bits + self.floats) // 8
+        length = weights // self.sums
+        size = block_size(length, self.scheme.size)
+        blocks = self.sums * -(-length // size)
+        return 4 * weights - blocks * (size * self.scheme.bits + self.floats) // 8
 
 
 def sensitivity(
@@ -105,10 +107,8 @@ def parts_of(job: Job, recipe: Recipe) -> list[Part]:
     """The matrices that the recipe quantizes, in the order of the model."""
     parts = []
     for matrix in job.matrices():
-        sums, length = matrix.shape if matrix.transposed else matrix.shape[::-1]
+        sums = matrix.shape[0 if matrix.transposed else 1]
         scheme = recipe.scheme(matrix.name, matrix.role)
-        if isinstance(scheme, Blocks):
-            scheme = dataclasses.replace(scheme, size=block_size(length, scheme.size))
         if not isinstance(scheme, Keep):
             parts.append(Part(matrix.name, matrix.shape, sums, matrix.role, scheme, recipe.floats))
     return parts

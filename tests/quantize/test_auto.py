@@ -378,6 +378,21 @@ def test_rounds_are_timed_for_every_bundle_at_every_shape_that_fits(
     assert ("timing", 0, 7) in told
 
 
+def test_a_ratio_is_how_many_times_as_fast_as_the_source(gpt_bundle, monkeypatch):
+    monkeypatch.setattr(pace, "SECONDS", 0.0)
+    seen = []
+
+    def timer(runner, ids, calls):
+        if runner not in seen:
+            seen.append(runner)
+        return [(0.4, 0.1, 0.8)[seen.index(runner)]] * calls
+
+    monkeypatch.setattr(pace, "TIMERS", {"decode": timer})
+    found = pace.race(gpt_bundle, [gpt_bundle, gpt_bundle], pace.RANKED[True], print)
+    assert [pace.mean_ratio(one) for one in found] == pytest.approx([4.0, 0.5])
+    assert [len(pace.slower(one)) for one in found] == [0, 1]
+
+
 def test_slower_means_in_every_round_and_by_more_than_chance():
     shapes = [Shape("text", 1, length) for length in range(1, 5)]
     rounds = [(0.9, 0.95, 0.8), (0.9, 1.01, 0.8), (0.99, 0.98, 0.99), (2.0, 1.5, 1.8)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -148,6 +149,13 @@ def test_a_recipe_file_and_its_kept_matrices_are_obeyed(gpt_bundle, tmp_path):
     (tmp_path / "kept.json").write_text(json.dumps(kept))
     names = {one.name for one in sensitivity(gpt_bundle, recipe=tmp_path / "kept.json")}
     assert "h.1" in names and not any(name.startswith("h.0") for name in names)
+
+
+def test_a_recipe_in_float16_is_judged_by_its_integers_alone(gpt_bundle, text_file):
+    half = RECIPES["fp16-int4"]
+    whole = dataclasses.replace(half, floats=32)
+    pairs = zip(*(sensitivity(gpt_bundle, recipe=recipe, data=text_file) for recipe in (half, whole)), strict=True)
+    assert all(one.error == other.error and one.saved > other.saved for one, other in pairs)
 
 
 def test_progress_is_told_part_by_part(gpt_bundle):
