@@ -164,7 +164,8 @@ def _sensitivity(rows: Sequence[dict[str, Any]]) -> Plot:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0, labelsize=8)
-        axes.set_xlabel("error at the output, with this part alone quantized")
+        axes.locator_params(axis="x", nbins=4)  # small errors have long numbers
+        axes.set_xlabel("error of the output, by this part alone")
 
     caption = f"The {len(worst)} worst of {len(rows)} parts." if len(worst) < len(rows) else "All parts."
     facts = "; ".join(f"{row['name']}: {number(row['error'], 3)}" for row in worst[:5])

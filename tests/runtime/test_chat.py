@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -458,6 +458,15 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(talker: TextGeneration) 
     assert (child.returncode, errors) == (0, b"")
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Python's own answer to Ctrl-C, which a process that was started in the background lacks."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_prints_the_answer_so_far_as_json(
     talker: TextGeneration, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
