@@ -130,12 +130,13 @@ def fresh(
         text=True,
         env=clean(),
     ) as process:
-        assert process.stdout is not None
+        assert process.stdout is not None and process.stderr is not None
         first = process.stdout.readline()
         took = time.perf_counter() - begin
         if not whole:
             process.kill()
-        rest, told = process.communicate()
+        rest = process.stdout.read()  # not communicate, which passes over what came along with the first line
+        told = process.stderr.read()
     if not first or (whole and not rest):
         raise ContenderError(f"a fresh process ended with {process.returncode}: {last_line(told)}")
     return took, json.loads(rest)["peak"] if whole else None
