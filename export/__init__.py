@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from torchless.bundle import Graph, Manifest, Pooling
 from torchless.errors import ExportError
 from torchless.export.builder import Builder, Dialect
 from torchless.export.config import Config
@@ -18,6 +17,7 @@ from torchless.export.families import FAMILIES, Facts
 from torchless.export.heads import LABELLED, Head
 from torchless.export.pooling import read_pooling
 from torchless.export.sources import GENERATION, TOKENIZER, Source, open_source
+from torchless.manifest import Graph, Manifest, Pooling
 from torchless.tasks import TASKS, unfit
 from torchless.writing import new_bundle, seal
 

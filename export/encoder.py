@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.attention import ByContent, masked_attention
 from torchless.export.builder import Builder, Value
@@ -22,6 +21,7 @@ from torchless.export.families import Facts
 from torchless.export.heads import EncoderInputs, Head, forgive_other_heads, write_head
 from torchless.export.parts import Biased, activate, add, embed, linear, norm
 from torchless.export.weights import Float, Weights
+from torchless.manifest import Pooling
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.builder import Builder, Value
 from torchless.export.parts import activate, linear, norm, project, settle
 from torchless.export.pooling import pool
 from torchless.export.weights import Weights
+from torchless.manifest import Pooling
 
 Outputs = dict[str, tuple[Value, list[int | str]]]  # by name: the value and its shape
 Write = Callable[[Builder, Any, Weights, Value], Outputs]  # builder, the family's config, weights, hidden states

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from torchless.bundle import Bundle, Graph, Manifest, Pooling, read_bundle
+from torchless.bundle import Bundle, read_bundle
 from torchless.errors import ExportError
+from torchless.manifest import Graph, Manifest, Pooling
 from torchless.probe import TOLERANCE, Float, Probe, largest, max_error, record, run_probe
 from torchless.writing import seal
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.builder import Builder, Value
 from torchless.export.sources.source import read_json
+from torchless.manifest import Pooling
 
 MODES = ("mean", "cls", "max", "lasttoken")
 # Before sentence-transformers 5.4 each mode was a field of its own.

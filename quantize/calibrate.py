@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 
-from torchless.bundle import Bundle, Graph
+from torchless.bundle import Bundle
 from torchless.errors import InputError, QuantizationError
 from torchless.exactness import PRECISE_MODE
+from torchless.manifest import Graph
 from torchless.quantize.data import sample
 from torchless.quantize.weights import Float
 from torchless.session import onnxruntime

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torchless.bundle import Bundle, Graph, read_bundle
+from torchless.bundle import Bundle, read_bundle
 from torchless.errors import InputError, QuantizationError
+from torchless.manifest import Graph
 from torchless.quantize.data import Example, read_examples, sample
 from torchless.quantize.measure import compare
 from torchless.quantize.recipes import Recipe, for_encoder

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from torchless.bundle import Bundle, Graph
+from torchless.bundle import Bundle
 from torchless.errors import QuantizationError
 from torchless.exactness import signed_int8_saturates
+from torchless.manifest import Graph
 from torchless.quantize.calibrate import feed, open_model
 from torchless.quantize.quality.classification import divergence
 from torchless.quantize.questions import Question, questions

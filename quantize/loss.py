@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 import torchless
-from torchless.bundle import Manifest
 from torchless.errors import QuantizationError
+from torchless.manifest import Manifest
 from torchless.quantize.data import Example
 from torchless.quantize.quality import Scores, measure_quality
 from torchless.quantize.quality.labels import class_ids, label_sets

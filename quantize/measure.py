@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from torchless.bundle import Bundle, Graph
+from torchless.bundle import Bundle
 from torchless.errors import QuantizationError
+from torchless.manifest import Graph
 from torchless.probe import Probe, max_error, record, run_probe
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from torchless.bundle import Bundle, Graph, Manifest
+from torchless.bundle import Bundle
 from torchless.errors import InputError
+from torchless.manifest import Graph, Manifest
 from torchless.quantize.calibrate import Calibration, Row, rows_of
 from torchless.quantize.data import SEED, Example, sample
 from torchless.quantize.loss import right_labels

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torchless.bundle import Bundle, Graph
+from torchless.bundle import Bundle
+from torchless.manifest import Graph
 from torchless.quantize.calibrate import Calibration, Row, Span
 from torchless.quantize.weights import Float
 

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
-from torchless.bundle import EXPORT_AGAIN, Bundle
+from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError
+from torchless.manifest import EXPORT_AGAIN
 from torchless.model import Fit, Model, Settings
 from torchless.sampling import check_numbers
 from torchless.text import Text

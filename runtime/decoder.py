@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from torchless.bundle import EXPORT_AGAIN, Bundle
+from torchless.bundle import Bundle
 from torchless.cache import KVCache
 from torchless.errors import BundleError, GenerationError, InputError
+from torchless.manifest import EXPORT_AGAIN
 from torchless.session import bind, require
 from torchless.tasks import TASKS
 

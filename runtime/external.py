@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from torchless.bundle import EXPORT_AGAIN, Bundle, Graph
+from torchless.bundle import Bundle
 from torchless.errors import BundleError
+from torchless.manifest import EXPORT_AGAIN, Graph
 
 # Field numbers of onnx.proto that lead to tensors; whatever else a graph holds is skipped.
 INSIDE: dict[str, dict[int, str]] = {

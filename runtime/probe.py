@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from torchless.bundle import EXPORT_AGAIN, Bundle, Graph, Manifest
+from torchless.bundle import Bundle
 from torchless.decoder import Decoder
 from torchless.encoder import Encoder
 from torchless.errors import BundleError
+from torchless.manifest import EXPORT_AGAIN, Graph, Manifest
 from torchless.provider import choose_provider
 from torchless.session import open_session
 from torchless.tasks import TASKS

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from torchless.errors import InputError, ProviderError
 
 if TYPE_CHECKING:
-    from torchless.bundle import Bundle, Graph
+    from torchless.bundle import Bundle
+    from torchless.manifest import Graph
 
 KNOWN = ("cpu", "cuda", "tensorrt", "openvino", "directml", "coreml", "auto")
 ORT_NAMES = {

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from torchless.arguments import check_count, check_flag
-from torchless.bundle import EXPORT_AGAIN, Bundle, Graph
+from torchless.bundle import Bundle
 from torchless.errors import BundleError, InputError, ProviderError
 from torchless.external import check_external
+from torchless.manifest import EXPORT_AGAIN, Graph
 from torchless.provider import Provider
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from torchless.bundle import Bundle, Manifest
+from torchless.bundle import Bundle
 from torchless.cache import KVCache, Numbers
 from torchless.decoder import Decoder
 from torchless.errors import InputError
 from torchless.generation import Row, Token
+from torchless.manifest import Manifest
 from torchless.writing import write_file
 
 Float = npt.NDArray[np.float32]

@@ -10,8 +10,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from torchless.bundle import MANIFEST, FileEntry, Manifest, sha256_of
+from torchless.bundle import sha256_of
 from torchless.errors import BundleError, InputError
+from torchless.manifest import MANIFEST, FileEntry, Manifest
 from torchless.version import __version__
 
 

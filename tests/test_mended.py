@@ -16,10 +16,10 @@ import torch
 import transformers
 
 import torchless
-from torchless.bundle import MANIFEST
 from torchless.cli import main
 from torchless.errors import BundleError, ExportError
 from torchless.export import export, parity
+from torchless.manifest import MANIFEST
 from torchless.quantize import quantize
 from torchless.verify import verify
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torchless.bundle import CacheLayout
+from torchless.manifest import CacheLayout
 
 
 @dataclass(frozen=True)

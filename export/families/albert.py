@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
@@ -24,6 +23,7 @@ from torchless.export.heads import (
 )
 from torchless.export.parts import linear, settle
 from torchless.export.weights import Weights
+from torchless.manifest import Pooling
 
 BASE = EncoderConfig(
     vocab_size=30000,

@@ -5,7 +5,6 @@ Letters as in parts.py. The names of weights are the checkpoint's own.
 
 from __future__ import annotations
 
-from torchless.bundle import Pooling
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
 from torchless.export.encoder import BlockNames, EncoderConfig, block, embeddings, named_as_body, write_encoder
@@ -20,6 +19,7 @@ from torchless.export.heads import (
     token_scores,
 )
 from torchless.export.weights import Weights
+from torchless.manifest import Pooling
 
 BASE, BLOCK = EncoderConfig(), BlockNames()
 

@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.attention import distances
 from torchless.export.builder import Builder, Value
@@ -31,6 +30,7 @@ from torchless.export.heads import (
 )
 from torchless.export.parts import Biased, activate, add, embed, linear, norm, project, settle
 from torchless.export.weights import Float, Weights
+from torchless.manifest import Pooling
 
 BASE = EncoderConfig(
     vocab_size=128100, hidden_size=1536, num_hidden_layers=24, num_attention_heads=24, intermediate_size=6144,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from torchless.bundle import Pooling
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
 from torchless.export.encoder import BlockNames, EncoderConfig, block, embeddings, named_as_body, write_encoder
@@ -22,6 +21,7 @@ from torchless.export.heads import (
     token_scores,
 )
 from torchless.export.weights import Weights
+from torchless.manifest import Pooling
 
 BASE = EncoderConfig(num_hidden_layers=6)
 # transformers takes these fields by BERT's names, too.

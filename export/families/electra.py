@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from torchless.bundle import Pooling
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
 from torchless.export.encoder import BlockNames, EncoderConfig, block, embeddings, named_as_body, write_encoder
@@ -25,6 +24,7 @@ from torchless.export.heads import (
 )
 from torchless.export.parts import Biased, linear, settle
 from torchless.export.weights import Weights
+from torchless.manifest import Pooling
 
 BASE = EncoderConfig(embedding_size=128, hidden_size=256, num_attention_heads=4, intermediate_size=1024)
 BLOCK = BlockNames()

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from torchless.bundle import CacheLayout, Pooling
 from torchless.errors import ExportError
 from torchless.export.attention import DecoderInputs, causal_attention, padded_head
 from torchless.export.builder import Builder, Value
@@ -31,6 +30,7 @@ from torchless.export.parts import (
     settle,
 )
 from torchless.export.weights import Float, Weights
+from torchless.manifest import CacheLayout, Pooling
 
 # transformers takes the fields by these names, too.
 SECOND_NAMES = {

@@ -13,7 +13,6 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from torchless.bundle import Pooling
 from torchless.export.attention import distances
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
@@ -30,6 +29,7 @@ from torchless.export.families import Facts
 from torchless.export.families.roberta import HEADS
 from torchless.export.heads import EncoderInputs, Head
 from torchless.export.weights import Float, Weights
+from torchless.manifest import Pooling
 
 BASE = EncoderConfig(vocab_size=30527)
 BLOCK = BlockNames(

@@ -6,7 +6,6 @@ the checkpoint's own.
 
 from __future__ import annotations
 
-from torchless.bundle import Pooling
 from torchless.errors import ExportError
 from torchless.export.attention import DecoderInputs
 from torchless.export.builder import Builder, Value
@@ -27,6 +26,7 @@ from torchless.export.families.gpt2 import (
 from torchless.export.heads import Head
 from torchless.export.parts import add, pick_rows
 from torchless.export.weights import Weights
+from torchless.manifest import Pooling
 
 __all__ = ["HEADS", "build", "openai_gpt"]
 

@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torchless.bundle import MANIFEST
 from torchless.errors import InputError
+from torchless.manifest import MANIFEST
 from torchless.quantize.report.html import page
 from torchless.quantize.report.plots import check_matplotlib
 from torchless.quantize.results import COLUMNS, Results

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.arguments import check_count, check_flag
-from torchless.bundle import EXPORT_AGAIN, Bundle
+from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, InputError
+from torchless.manifest import EXPORT_AGAIN
 from torchless.model import BATCH_SIZE, Fit, Model, Settings, texts_of
 from torchless.sampling import check_numbers
 from torchless.similarity import array_of, check_vectors, cosine, search, unit

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.arguments import check_count, check_name
-from torchless.bundle import EXPORT_AGAIN, Bundle
+from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, ContextLengthError, InputError
+from torchless.manifest import EXPORT_AGAIN
 from torchless.model import BATCH_SIZE, Fit, Model, Settings, texts_of
 from torchless.sampling import check_numbers, log_softmax
 from torchless.text import Text, check_length, check_text

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.arguments import check_count, check_flag, check_name
-from torchless.bundle import EXPORT_AGAIN, Bundle
+from torchless.bundle import Bundle
 from torchless.classifier import Classifier
 from torchless.errors import BundleError, InputError
+from torchless.manifest import EXPORT_AGAIN
 from torchless.model import BATCH_SIZE, Fit, Settings, texts_of
 from torchless.sampling import softmax
 from torchless.text import Text

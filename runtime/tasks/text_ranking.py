@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from torchless.arguments import check_count
-from torchless.bundle import EXPORT_AGAIN, Bundle
+from torchless.bundle import Bundle
 from torchless.classifier import Classifier
 from torchless.errors import BundleError, InputError
+from torchless.manifest import EXPORT_AGAIN
 from torchless.model import BATCH_SIZE, Fit, Settings
 from torchless.tasks import unfit
 from torchless.tasks.text_classification import function_of

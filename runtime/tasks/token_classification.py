@@ -11,10 +11,11 @@ import numpy.typing as npt
 from tokenizers import Encoding
 
 from torchless.arguments import check_count, check_name
-from torchless.bundle import EXPORT_AGAIN, Bundle
+from torchless.bundle import Bundle
 from torchless.classifier import check_columns
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, InputError
+from torchless.manifest import EXPORT_AGAIN
 from torchless.model import BATCH_SIZE, Fit, Model, Settings, texts_of
 from torchless.sampling import check_numbers, softmax
 from torchless.spans import trim

@@ -14,8 +14,8 @@ import pytest
 import tiny
 
 import torchless
-from torchless.bundle import MANIFEST
 from torchless.export import export
+from torchless.manifest import MANIFEST
 
 CopyOf = Callable[[Path], Path]
 Shell = Callable[..., tuple[int, str, str]]

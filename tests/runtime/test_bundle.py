@@ -14,7 +14,8 @@ import tiny
 
 import torchless
 from torchless import BundleError
-from torchless.bundle import LARGEST_MANIFEST, MANIFEST, read_bundle
+from torchless.bundle import LARGEST_MANIFEST, read_bundle
+from torchless.manifest import MANIFEST
 from torchless.verify import verify
 from torchless.writing import seal
 

@@ -16,8 +16,9 @@ import tiny
 
 import torchless
 from torchless import BundleError
-from torchless.bundle import MANIFEST, Manifest, read_bundle
+from torchless.bundle import read_bundle
 from torchless.external import locations
+from torchless.manifest import MANIFEST, Manifest
 from torchless.verify import verify
 from torchless.writing import seal
 

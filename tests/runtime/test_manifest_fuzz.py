@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from torchless import BundleError
-from torchless.bundle import MANIFEST, Manifest, read_bundle
+from torchless.bundle import read_bundle
+from torchless.manifest import MANIFEST, Manifest
 
 numbers = st.integers() | st.floats() | st.integers(min_value=10**30, max_value=10**40)
 texts = st.text(st.characters(), max_size=20) | st.sampled_from(["model.onnx", "fused", "fp32", "cpu", "../x"])

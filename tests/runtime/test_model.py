@@ -15,7 +15,8 @@ import pytest
 
 import torchless
 from torchless import InputError, ProviderError, TextGeneration, TorchlessError, session
-from torchless.bundle import Graph, read_bundle
+from torchless.bundle import read_bundle
+from torchless.manifest import Graph
 
 
 def test_load_gives_the_class_of_the_task(gpt_bundle: Path, bert_bundles: dict[str, Path]) -> None:
