@@ -16,7 +16,7 @@ from parity_tasks import LONG, PAIRS, TEXTS
 from torchless.bundle import Bundle, read_bundle
 from torchless.decoder import Decoder
 from torchless.encoder import Encoder
-from torchless.provider import choose_provider
+from torchless.providers import choose_provider
 from torchless.session import open_session
 from torchless.tasks import TASKS
 

@@ -25,7 +25,7 @@ import onnxruntime
 
 from torchless.bundle import Bundle, read_bundle
 from torchless.export import export
-from torchless.provider import choose_provider
+from torchless.providers import choose_provider
 from torchless.quantize import quantize
 from torchless.quantize.bench import Options, bench
 from torchless.quantize.recipes import RECIPES, Blocks, Columns, Recipe

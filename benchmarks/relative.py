@@ -26,7 +26,7 @@ import transformers
 from torchless.bundle import read_bundle
 from torchless.encoder import Encoder
 from torchless.export import export
-from torchless.provider import choose_provider
+from torchless.providers import choose_provider
 from torchless.quantize import quantize
 from torchless.session import open_session
 

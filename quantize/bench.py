@@ -18,7 +18,7 @@ import torchless
 from torchless.arguments import check_count, check_flag
 from torchless.bundle import Bundle, read_bundle
 from torchless.errors import InputError
-from torchless.provider import choose_graph, choose_provider
+from torchless.providers import choose_graph, choose_provider
 from torchless.quantize.data import Example, read_examples
 from torchless.quantize.intervals import repeats
 from torchless.quantize.quality import Quality, Scores, measure_quality

@@ -22,6 +22,8 @@ from torchless.version import __version__
 
 if TYPE_CHECKING:
     from torchless.likelihood import Score
+    from torchless.providers.choose import Asked
+    from torchless.providers.options import CPU, CUDA, CoreML, DirectML, OpenVINO, TensorRT
     from torchless.reply import Generation
     from torchless.state import State
     from torchless.tasks.embedding import Embedding, Match
@@ -38,6 +40,12 @@ if TYPE_CHECKING:
 # Where each public name lives: numpy and onnxruntime are imported with the first model, not before.
 _NAMES = {
     "Answer": "tasks.question_answering",
+    "CPU": "providers.options",
+    "CUDA": "providers.options",
+    "CoreML": "providers.options",
+    "DirectML": "providers.options",
+    "OpenVINO": "providers.options",
+    "TensorRT": "providers.options",
     "Candidate": "tasks.fill_mask",
     "Choice": "tasks.multiple_choice",
     "Classification": "tasks.text_classification",
@@ -51,12 +59,16 @@ _NAMES = {
 }
 
 __all__ = [
+    "CPU",
+    "CUDA",
     "Answer",
     "BundleError",
     "Candidate",
     "Choice",
     "Classification",
     "ContextLengthError",
+    "CoreML",
+    "DirectML",
     "Embedding",
     "Entity",
     "ExportError",
@@ -67,12 +79,14 @@ __all__ = [
     "Match",
     "MultipleChoice",
     "NextSentencePrediction",
+    "OpenVINO",
     "ProviderError",
     "QuantizationError",
     "QuestionAnswering",
     "Ranked",
     "Score",
     "State",
+    "TensorRT",
     "TextClassification",
     "TextGeneration",
     "TextRanking",
@@ -89,25 +103,29 @@ def load(
     bundle: str | os.PathLike[str],
     *,
     task: str | None = None,
-    provider: str = "cpu",
+    provider: Asked = "cpu",
     threads: int | None = None,
     spin: bool = False,
     dialect: str | None = None,
+    file: str | None = None,
+    strict: bool = False,
     verify: bool = False,
 ) -> Any:
     """Open a bundle: a TextGeneration, TextClassification, FillMask, ..., by the bundle's task.
 
     task: another one that the same head can do, such as "zero-shot-classification" or "text-ranking" with a
-    bundle for text-classification. provider: "cpu", or "auto" for the best one that is here. threads: for one
-    operator, by default one a physical core. spin: let idle threads busy-wait between calls. dialect: "fused" or
-    "standard", by default the first that suits the provider. verify: hash the weights too, not only everything
-    else.
+    bundle for text-classification. provider: "cpu", "cuda", "tensorrt", "openvino", "directml" or "coreml", or its
+    options (CUDA(device_id=1)), or a list of them of which the first that can run is taken, or "auto" for the best
+    one that is here. strict: raise if that provider leaves any node to the CPU; `model.provider.placement` tells.
+    threads: for one operator, by default one a physical core. spin: let idle threads busy-wait between calls.
+    dialect: "fused" or "standard", and file: that of one graph, by default the first that suits the provider.
+    verify: hash the weights too, not only everything else.
 
     Raises BundleError for a folder that is not a sound bundle, InputError for a task that its head cannot do and
     for what is no path, ProviderError for a provider that cannot run.
     """
     from torchless.bundle import read_bundle
-    from torchless.model import Settings
+    from torchless.providers.first import Settings
 
     opened = read_bundle(bundle, verify=verify)
     own = opened.manifest.task
@@ -119,7 +137,7 @@ def load(
     if task is not None and not (isinstance(task, str) and task in able):
         raise InputError(f"task={task!r}: {opened.path} has a head for {own} (it can do: {', '.join(able)})")
     kind = __getattr__(TASKS[task or own].cls)
-    return kind(opened, Settings(provider, threads, spin, dialect))
+    return kind(opened, Settings(provider, threads, spin, dialect, file, strict))
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,8 @@ from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError
 from torchless.manifest import EXPORT_AGAIN
-from torchless.model import Fit, Model, Settings
+from torchless.model import Fit, Model
+from torchless.providers.first import Settings
 from torchless.sampling import check_numbers
 from torchless.text import Text
 

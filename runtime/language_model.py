@@ -11,7 +11,8 @@ from torchless.bundle import Bundle
 from torchless.decoder import Decoder
 from torchless.errors import InputError
 from torchless.likelihood import Ending, Score, score_endings, score_tokens
-from torchless.model import Model, Settings
+from torchless.model import Model
+from torchless.providers.first import Settings
 from torchless.sampling import check_numbers, softmax
 from torchless.tasks.multiple_choice import Choice, check_choices, choose_best
 from torchless.text import Prompt, check_text, prompts_of

@@ -139,7 +139,7 @@ class Manifest:
 def _without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
     """What is None is left out, and what says that a graph is made as torchless makes them."""
     kept = {name: value for name, value in fields.items() if value is not None}
-    kept["graphs"] = [{name: value for name, value in graph.items() if value is not None} for graph in kept["graphs"]]
+    kept["graphs"] = [{name: one for name, one in graph.items() if one is not None} for graph in kept["graphs"]]
     for name, usual in (("cache", "shared"), ("pooling", "inside")):
         if kept.get(name, {}).get(usual) is True:
             del kept[name][usual]

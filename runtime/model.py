@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torchless.arguments import check_count, check_name
 from torchless.bundle import Bundle, read_bundle
 from torchless.errors import ContextLengthError, InputError, TorchlessError
-from torchless.provider import choose_graph, choose_provider
-from torchless.session import open_session
+from torchless.providers.first import Settings, open_first
 from torchless.text import TOKENIZER, Text, Tokenizer, check_length, tokenizer_of
 
 if TYPE_CHECKING:
@@ -28,28 +27,16 @@ CUT = {"only_first": 0, "only_second": 1}
 M = TypeVar("M", bound="Model")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a bundle is opened; everything that a pickled model needs besides the path."""
-
-    provider: str = "cpu"
-    threads: int | None = None
-    spin: bool = False
-    dialect: str | None = None
-
-
 class Model:
     """An open bundle. Calls from several threads at once are safe: a session holds no text's state."""
 
     def __init__(self, bundle: Bundle, settings: Settings) -> None:
         self.bundle = bundle
         self.settings = settings
-        self.provider = choose_provider(settings.provider)
-        self.graph = choose_graph(bundle, self.provider, settings.dialect)
+        opened = open_first(bundle, settings)
+        self.provider, self.graph = opened.provider, opened.graph
         self._runner: Any = None  # set by the task's class
-        self._session: ort.InferenceSession | None = open_session(
-            bundle, self.graph, self.provider, threads=settings.threads, spin=settings.spin
-        )
+        self._session: ort.InferenceSession | None = opened.session
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:

@@ -14,7 +14,7 @@ from torchless.decoder import Decoder
 from torchless.encoder import Encoder
 from torchless.errors import BundleError
 from torchless.manifest import EXPORT_AGAIN, Graph, Manifest
-from torchless.provider import choose_provider
+from torchless.providers import choose_provider
 from torchless.session import open_session
 from torchless.tasks import TASKS
 

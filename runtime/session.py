@@ -11,10 +11,12 @@ import numpy.typing as npt
 
 from torchless.arguments import check_count, check_flag
 from torchless.bundle import Bundle
-from torchless.errors import BundleError, InputError, ProviderError
+from torchless.errors import BundleError, InputError, ProviderError, TorchlessError
 from torchless.external import check_external
 from torchless.manifest import EXPORT_AGAIN, Graph
-from torchless.provider import Provider
+from torchless.providers.choose import Provider
+from torchless.providers.options import CPU
+from torchless.providers.placement import RECORD
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -73,6 +75,34 @@ def open_session(
     Raises BundleError for a graph that this onnxruntime cannot read, ProviderError for a provider that did not
     take it.
     """
+    options = session_options(graph, threads=threads, spin=spin, optimize=optimize)
+    check_external(bundle, graph)
+    path = bundle.file(graph.file)
+    on_cpu = provider.name == CPU.name
+    if not on_cpu:
+        options.add_session_config_entry(RECORD, "1")
+    ort = onnxruntime()
+    try:
+        # enable_fallback would rebuild the session on the CPU and print instead of raising.
+        providers = provider_list(provider, bundle, graph, options)
+        session = ort.InferenceSession(str(path), options, enable_fallback=False, **providers)
+    except TorchlessError:
+        raise
+    except Exception as error:  # onnxruntime's own classes differ by version
+        reason = str(error).strip().splitlines()[0][:400]
+        if not on_cpu:
+            raise ProviderError(f"{provider.name} cannot open {path}: {reason}") from error
+        raise BundleError(
+            f"{path} cannot be opened by onnxruntime {ort.__version__}: {EXPORT_AGAIN}, or upgrade "
+            f"onnxruntime ({reason})"
+        ) from error
+    if provider.ort_name not in session.get_providers()[:1]:
+        raise ProviderError(f"{path} was not taken by {provider.ort_name}, only by {session.get_providers()}")
+    return session
+
+
+def session_options(graph: Graph, *, threads: int | None, spin: bool, optimize: bool = True) -> ort.SessionOptions:
+    """What every provider's session has in common (see open_session)."""
     check_flag("spin", spin)
     wanted = 0 if threads is None else check_count("threads", threads, least=0)
     if wanted > MOST_THREADS:
@@ -93,20 +123,16 @@ def open_session(
 
         if signed_int8_saturates():
             options.add_session_config_entry("session.x64quantprecision", "1")
-    check_external(bundle, graph)
-    path = bundle.file(graph.file)
-    try:
-        # enable_fallback would rebuild the session on the CPU and print instead of raising.
-        session = ort.InferenceSession(str(path), options, providers=[provider.ort_name], enable_fallback=False)
-    except Exception as error:  # onnxruntime's own classes differ by version
-        reason = str(error).strip().splitlines()[0][:400]
-        raise BundleError(
-            f"{path} cannot be opened by onnxruntime {ort.__version__}: {EXPORT_AGAIN}, or upgrade "
-            f"onnxruntime ({reason})"
-        ) from error
-    if session.get_providers()[0] != provider.ort_name:
-        raise ProviderError(f"{path} was not taken by {provider.ort_name}, only by {session.get_providers()}")
-    return session
+    return options
+
+
+def provider_list(provider: Provider, bundle: Bundle, graph: Graph, options: ort.SessionOptions) -> dict[str, Any]:
+    """Arguments of InferenceSession that give this provider the graph first, and the CPU what it does not take."""
+    given = provider.options
+    if isinstance(given, CPU):
+        options.enable_cpu_mem_arena = given.arena
+        return {"providers": [(CPU.ort_name, given.told())]}
+    return {"providers": [(given.ort_name, given.told()), CPU.ort_name]}
 
 
 def require(session: ort.InferenceSession, bundle: Bundle, inputs: Sequence[str], outputs: Sequence[str]) -> None:

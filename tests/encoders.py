@@ -10,7 +10,7 @@ import torch
 
 from torchless.bundle import Bundle
 from torchless.encoder import Encoder
-from torchless.provider import choose_provider
+from torchless.providers import choose_provider
 from torchless.session import open_session
 from torchless.tasks import TASKS
 

@@ -10,7 +10,8 @@ import platform
 from typing import Any
 
 from torchless.errors import ProviderError
-from torchless.provider import ORT_NAMES, SUPPORTED
+from torchless.providers import BY_NAME
+from torchless.providers.causes import why_not
 from torchless.version import __version__
 
 WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
@@ -59,10 +60,10 @@ def examine() -> dict[str, Any]:
         ort = onnxruntime()
         from torchless.exactness import signed_int8_saturates
 
-        by_name = {ort_name: name for name, ort_name in ORT_NAMES.items()}
+        by_name = {kind.ort_name: name for name, kind in BY_NAME.items()}
         found["threads"] = default_threads() or "one a physical core"
         found["providers_in_wheel"] = [by_name.get(p, p) for p in ort.get_available_providers()]
-        found["providers_usable"] = [p for p in found["providers_in_wheel"] if p in SUPPORTED]
+        found["providers_usable"] = [name for name, kind in BY_NAME.items() if why_not(kind()) is None]
         saturates = signed_int8_saturates()
         found["int8"] = (
             "16-bit sums saturate here: int8 bundles run in the precise mode" if saturates else "exact and fast"

@@ -14,7 +14,8 @@ from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, ContextLengthError, InputError
 from torchless.manifest import EXPORT_AGAIN
-from torchless.model import BATCH_SIZE, Fit, Model, Settings, texts_of
+from torchless.model import BATCH_SIZE, Fit, Model, texts_of
+from torchless.providers.first import Settings
 from torchless.sampling import check_numbers, log_softmax
 from torchless.text import Text, check_length, check_text
 

@@ -14,7 +14,8 @@ from torchless.arguments import check_count, check_flag
 from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import InputError
-from torchless.model import BATCH_SIZE, Model, Settings
+from torchless.model import BATCH_SIZE, Model
+from torchless.providers.first import Settings
 from torchless.sampling import check_numbers, softmax
 from torchless.spans import trim
 from torchless.text import check_text

@@ -14,7 +14,8 @@ from torchless.bundle import Bundle
 from torchless.classifier import Classifier
 from torchless.errors import BundleError, InputError
 from torchless.manifest import EXPORT_AGAIN
-from torchless.model import BATCH_SIZE, Fit, Settings, texts_of
+from torchless.model import BATCH_SIZE, Fit, texts_of
+from torchless.providers.first import Settings
 from torchless.sampling import softmax
 from torchless.text import Text
 

@@ -20,7 +20,7 @@ from torchless.errors import InputError
 from torchless.generation import ROWS, Row, Token, decode, report
 from torchless.generation_config import GenerationConfig
 from torchless.language_model import LanguageModel
-from torchless.model import Settings
+from torchless.providers.first import Settings
 from torchless.reply import Generation, Reply, Stream
 from torchless.sampling import make_sampler
 from torchless.state import LastState, State, bundle_hash, check_state, load_state

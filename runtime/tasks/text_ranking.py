@@ -13,7 +13,8 @@ from torchless.bundle import Bundle
 from torchless.classifier import Classifier
 from torchless.errors import BundleError, InputError
 from torchless.manifest import EXPORT_AGAIN
-from torchless.model import BATCH_SIZE, Fit, Settings
+from torchless.model import BATCH_SIZE, Fit
+from torchless.providers.first import Settings
 from torchless.tasks import unfit
 from torchless.tasks.text_classification import function_of
 from torchless.text import check_text

@@ -16,7 +16,8 @@ from torchless.classifier import check_columns
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, InputError
 from torchless.manifest import EXPORT_AGAIN
-from torchless.model import BATCH_SIZE, Fit, Model, Settings, texts_of
+from torchless.model import BATCH_SIZE, Fit, Model, texts_of
+from torchless.providers.first import Settings
 from torchless.sampling import check_numbers, softmax
 from torchless.spans import trim
 from torchless.tasks.entities import STRATEGIES, Span, Token, content, group_name, spans, tokens_of

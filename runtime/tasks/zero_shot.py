@@ -12,7 +12,8 @@ from torchless.arguments import check_count, check_flag
 from torchless.bundle import Bundle
 from torchless.classifier import Classifier
 from torchless.errors import InputError
-from torchless.model import BATCH_SIZE, Fit, Settings, texts_of
+from torchless.model import BATCH_SIZE, Fit, texts_of
+from torchless.providers.first import Settings
 from torchless.sampling import softmax
 from torchless.tasks import entails, unfit
 from torchless.tasks.text_classification import Classification, rank_labels

@@ -116,7 +116,7 @@ def test_the_interactive_mode_answers_line_by_line_until_the_end(
         (("run", "{bundle}", "x", "--truncation"), 1, "--truncation is not for text-generation"),
         (("run", "{bundle}", ""), 1, "the prompt is empty"),
         (("run", "{bundle}", "x", "--temperature", "-1"), 1, "temperature=-1.0"),
-        (("run", "{bundle}", "x", "--provider", "cuda"), 1, "provider='cuda' is not supported"),
+        (("run", "{bundle}", "x", "--provider", "cuda"), 1, "provider='cuda': onnxruntime"),
         (("run", "{bundle}", "x", "--max-new-tokens", "1000"), 1, "do not fit the model's context"),
         (("run", "nowhere", "x"), 1, "nowhere is not a folder"),
         (("inspect", "nowhere"), 1, "nowhere is not a folder"),

@@ -13,7 +13,7 @@ from encoders import Row, furthest, our_outputs, random_rows, torch_output
 
 from torchless.bundle import Bundle, read_bundle
 from torchless.export import export
-from torchless.provider import choose_provider
+from torchless.providers import choose_provider
 from torchless.quantize import quantize
 from torchless.quantize.draft import Draft
 from torchless.quantize.matrices import find_matrices

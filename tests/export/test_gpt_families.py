@@ -18,7 +18,7 @@ import torchless
 from torchless.bundle import read_bundle
 from torchless.decoder import Decoder
 from torchless.export import export
-from torchless.provider import choose_provider
+from torchless.providers import choose_provider
 from torchless.quantize import quantize
 from torchless.session import open_session
 

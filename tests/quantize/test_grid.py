@@ -14,7 +14,7 @@ from torchless.bundle import Bundle, read_bundle
 from torchless.decoder import Decoder
 from torchless.encoder import Encoder
 from torchless.export import export
-from torchless.provider import choose_provider
+from torchless.providers import choose_provider
 from torchless.quantize import quantize
 from torchless.quantize.draft import CONTRIB, Draft
 from torchless.quantize.matrices import find_matrices

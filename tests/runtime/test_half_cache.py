@@ -17,7 +17,7 @@ import torchless
 from torchless.bundle import Bundle
 from torchless.decoder import Decoder
 from torchless.errors import BundleError, InputError
-from torchless.provider import choose_graph, choose_provider
+from torchless.providers import choose_graph, choose_provider
 from torchless.quantize import quantize
 from torchless.session import open_session
 

@@ -211,7 +211,7 @@ def test_a_provider_that_does_not_take_the_graph_is_an_error(
 
 
 def test_a_graph_for_another_provider_only_is_not_run_on_the_cpu(gpt_bundle: Path) -> None:
-    from torchless.provider import choose_graph, choose_provider
+    from torchless.providers import choose_graph, choose_provider
 
     bundle = read_bundle(gpt_bundle)
     graphs = (Graph("model.onnx", "fused", "fp16", ("cuda",)),)
