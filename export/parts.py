@@ -53,6 +53,18 @@ def norm(b: Builder, x: Value, w: Weights, size: int, eps: float, *, bias: bool 
     return b.op("LayerNormalization", x, gamma, beta, axis=-1, epsilon=eps)
 
 
+def rms_norm(b: Builder, x: Value, w: Weights, size: int, eps: float) -> Value:
+    """Root-mean-square normalization over the last axis (Zhang and Sennrich, 2019), [..,D] -> [..,D]."""
+    return rms_norm_of(b, x, w.name("weight"), w.shaped("weight", size), eps)
+
+
+def rms_norm_of(b: Builder, x: Value, name: str, scale: Float, eps: float) -> Value:
+    """The same with a scale [D] at hand: x / sqrt(mean(x^2) + eps) * scale, which onnxruntime makes one operator."""
+    square = b.op("ReduceMean", b.op("Pow", x, _number(b, 2)), b.constant([-1], np.int64), keepdims=1)
+    root = b.op("Sqrt", b.op("Add", square, _number(b, eps)))
+    return b.op("Mul", b.op("Div", x, root), b.weight(name, scale))
+
+
 def linear(b: Builder, x: Value, w: Weights, inputs: int, outputs: int) -> Biased:
     """torch's Linear: weight [outputs, inputs], transposed here, once. [..,inputs] -> [..,outputs]."""
     matrix = b.weight(w.name("weight"), w.shaped("weight", outputs, inputs).T)

@@ -28,8 +28,12 @@ FAMILIES = {
     "distilbert": Family("distilbert", "DistilBert"),
     "electra": Family("electra", "Electra"),
     "gpt2": Family("gpt2", "GPT2"),
+    "llama": Family("llama", "Llama"),
+    "mistral": Family("llama", "Mistral"),
     "mpnet": Family("mpnet", "MPNet"),
     "openai-gpt": Family("openai_gpt", "OpenAIGPT"),
+    "qwen2": Family("llama", "Qwen2"),
+    "qwen3": Family("llama", "Qwen3"),
     "roberta": Family("roberta", "Roberta"),
     "xlm-roberta": Family("roberta", "XLMRoberta"),
 }

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from torchless.errors import ExportError
-from torchless.export.attention import DecoderInputs, causal_attention, padded_head
+from torchless.export.attention import DecoderInputs, Heads, causal_attention, padded_head
 from torchless.export.builder import Builder, Value
 from torchless.export.config import Config
 from torchless.export.families import Facts
@@ -156,9 +156,8 @@ def attention(b: Builder, c: GPT2Config, x: Value, w: Weights, inputs: DecoderIn
         return w.shaped(f"{name}.weight", c.n_embd, columns), bias
 
     qkv, out = layer_of("c_attn", 3 * c.n_embd), layer_of("c_proj", c.n_embd)
-    return causal_attention(
-        b, x, qkv, out, w, inputs, heads=c.n_head, size=c.head_size, scale=c.scale(layer), layer=layer
-    )
+    heads = Heads(c.n_head, c.head_size, kv=c.n_head, scale=c.scale(layer))
+    return causal_attention(b, x, qkv, out, w, inputs, heads, layer=layer)
 
 
 def feed_forward(b: Builder, c: GPT2Config, x: Value, w: Weights) -> Biased:

@@ -1,0 +1,192 @@
+"""The Llama layout, family by family, with every option that changes its mathematics: against torch, both dialects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import transformers
+
+import torchless
+from torchless.bundle import read_bundle
+from torchless.decoder import Decoder
+from torchless.export import export
+from torchless.providers import choose_provider
+from torchless.session import open_session
+
+TOLERANCE = 1e-4
+THETA = {"rope_theta": 10000.0}
+LLAMA3 = THETA | {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
+YARN = THETA | {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+SLIDE = {"use_sliding_window": True, "sliding_window": 5}
+
+# What every family is tried with; for each, what it has of its own comes on top.
+COMMON: dict[str, dict[str, Any]] = {
+    "grouped heads": {},
+    "plain heads": {"num_key_value_heads": 4},
+    "one key head": {"num_key_value_heads": 1},
+    "tied": {"tie_word_embeddings": True},
+    "three heads of 12": {"hidden_size": 36, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 12},
+    "heads wider than the model": {"head_dim": 20},
+    "heads of 16": {"head_dim": 16},
+    "heads of 2": {"head_dim": 2},
+    "linear scaling": {"rope_parameters": THETA | {"rope_type": "linear", "factor": 4.0}},
+    "llama 3's scaling": {"rope_parameters": LLAMA3},
+    "yarn": {"rope_parameters": YARN},
+    "yarn with weights": {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.3, "truncate": False}},
+    "another base": {"rope_parameters": {"rope_type": "default", "rope_theta": 77.0}},
+    "large epsilon": {"rms_norm_eps": 0.1},
+    "another activation": {"hidden_act": "gelu_pytorch_tanh"},
+    "all at once": {
+        "hidden_size": 48, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 10, "vocab_size": 101,
+        "num_hidden_layers": 3, "tie_word_embeddings": True, "rms_norm_eps": 0.01, "rope_parameters": LLAMA3,
+        "intermediate_size": 51,
+    },
+}  # fmt: skip
+OWN: dict[str, dict[str, dict[str, Any]]] = {
+    "Llama": {
+        "biases": {"attention_bias": True, "mlp_bias": True},
+        "biases of attention": {"attention_bias": True, "head_dim": 12},
+        "dynamic scaling within what was trained": {
+            "rope_parameters": THETA | {"rope_type": "dynamic", "factor": 2.0}
+        },
+    },
+    "Mistral": {"a window of 7": {"sliding_window": 7}, "a window of 1": {"sliding_window": 1}},
+    "Qwen2": {"a window in the second layer": SLIDE | {"max_window_layers": 1}},
+    "Qwen3": {
+        "biases": {"attention_bias": True},
+        "windows by layer": SLIDE | {"layer_types": ["sliding_attention", "full_attention"]},
+    },
+}
+CASES = [
+    (family, name, config) for family, own in OWN.items() for name, config in {**COMMON, **own}.items()
+]  # fmt: skip
+
+
+def llama(family: str, kind: str = "ForCausalLM", seed: int = 7, **config: Any) -> Any:
+    """One of transformers' classes, of two layers of width 32; the vocabulary is that of `tiny.bpe`."""
+    defaults: dict[str, Any] = dict(
+        vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64, bos_token_id=0, eos_token_id=0, pad_token_id=None,
+        attn_implementation="eager",
+    )  # fmt: skip
+    if family == "Mistral":
+        defaults["sliding_window"] = None
+    if family == "Qwen3":
+        defaults["head_dim"] = 8
+    made = getattr(transformers, f"{family}Config")(**defaults | config)
+    return tiny.uneven(getattr(transformers, family + kind)(made), seed)
+
+
+def random_ids(model: Any, length: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(length + seed).integers(0, model.config.vocab_size, length).tolist()
+
+
+@dataclass(frozen=True)
+class Case:
+    model: Any  # of torch
+    decoder: Decoder
+
+    def torch_logits(self, ids: list[int]) -> Any:
+        """[S,V]."""
+        with torch.no_grad():
+            return self.model(torch.tensor([ids])).logits[0].numpy()
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}, {case[1]}")
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    family, name, config = request.param
+    model = llama(family, seed=len(name), **config)
+    return model, export(model, tmp_path_factory.mktemp("llama") / "out", dialect="all", check=False)
+
+
+@pytest.fixture(scope="module", params=["fused", "standard"])
+def case(request: pytest.FixtureRequest, exported: tuple[Any, Path]) -> Iterator[Case]:
+    model, path = exported
+    bundle = read_bundle(path)
+    graph = next(graph for graph in bundle.manifest.graphs if graph.dialect == request.param)
+    yield Case(model, Decoder(open_session(bundle, graph, choose_provider("cpu"), threads=1), bundle))
+
+
+def test_the_logits_at_every_token_equal_torch(case: Case) -> None:
+    for length in (1, 10, 64):
+        ids = random_ids(case.model, length)
+        ours = case.decoder.extend(case.decoder.new_cache(), ids, keep=range(length))
+        assert tiny.furthest(ours, case.torch_logits(ids)) < TOLERANCE, length
+
+
+def test_rows_of_a_ragged_batch_continued_token_by_token_equal_torch(case: Case) -> None:
+    rows = [random_ids(case.model, length + 6) for length in (1, 2, 12)]
+    cache = case.decoder.new_cache(len(rows))
+    for index, row in enumerate(rows):
+        case.decoder.extend(cache, row[:-6], row=index)
+    step = case.decoder.stepper(cache)
+    wanted = [case.torch_logits(row) for row in rows]
+    for ahead in range(6, 0, -1):
+        ours = step([row[-ahead] for row in rows])
+        for logits, want in zip(ours, wanted, strict=True):
+            assert tiny.furthest(logits, want[-ahead]) < TOLERANCE
+
+
+def test_a_text_read_in_pieces_equals_the_whole(case: Case) -> None:
+    ids = random_ids(case.model, 30)
+    cache = case.decoder.new_cache()
+    pieces = [case.decoder.extend(cache, ids[a:b], keep=range(b - a)) for a, b in ((0, 7), (7, 8), (8, 30))]
+    assert tiny.furthest(np.concatenate(pieces), case.torch_logits(ids)) < TOLERANCE
+
+
+@pytest.mark.parametrize("family", OWN)
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+def test_greedy_texts_are_those_of_transformers(family: str, dialect: Any, tmp_path: Path) -> None:
+    model = llama(family, seed=3, **({"sliding_window": 6} if family == "Mistral" else {}))
+    with torchless.load(export(model, tmp_path / "out", dialect=dialect)) as ours:
+        for length in (1, 2, 9, 30):
+            ids = random_ids(model, length)
+            theirs = model.generate(torch.tensor([ids]), max_new_tokens=25, do_sample=False, pad_token_id=0)
+            assert list(ours(ids, max_new_tokens=25).token_ids) == theirs[0, length:].tolist()
+
+
+@pytest.mark.parametrize("family", OWN)
+def test_a_classifier_answers_as_transformers_does(family: str, tmp_path: Path) -> None:
+    model = llama(family, "ForSequenceClassification", num_labels=3, pad_token_id=0)
+    folder = tiny.save(model, tmp_path / "checkpoint", tiny.bpe())
+    with torchless.load(export(folder, tmp_path / "out")) as ours:
+        for text in tiny.SENTENCES:
+            ids = tiny.bpe().encode(text).ids
+            if len(ids) <= 64:
+                with torch.no_grad():
+                    wanted = model(torch.tensor([ids])).logits[0].softmax(-1).numpy()
+                assert tiny.furthest(np.array(list(ours(text).scores.values())), wanted) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "said"),
+    [
+        ("Llama", {"rope_parameters": THETA | {"rope_type": "longrope"}}, "'longrope' is not supported"),
+        ("Llama", {"num_key_value_heads": 3}, "not a multiple of num_key_value_heads=3"),
+        ("Llama", {"head_dim": 5}, "no halves to turn"),
+        ("Llama", {"pretraining_tp": 2}, "pretraining_tp=2"),
+        ("Qwen2", SLIDE | {"layer_types": ["sliding_attention"]}, "layer_types must name 2"),
+        ("Qwen3", {"rope_parameters": THETA | {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
+        (
+            "Llama",
+            {"rope_parameters": THETA | {"rope_type": "dynamic", "original_max_position_embeddings": 32}},
+            "past 32 tokens",
+        ),
+    ],
+)
+def test_what_is_not_implemented_is_refused_by_name(
+    family: str, config: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    folder = tiny.save(llama(family), tmp_path / "checkpoint", tiny.bpe())
+    tiny.change_json(folder / "config.json", **config)
+    tiny.refused(folder, said, tmp_path)
