@@ -59,7 +59,7 @@ def rms_norm(b: Builder, x: Value, w: Weights, size: int, eps: float) -> Value:
 
 
 def rms_norm_of(b: Builder, x: Value, name: str, scale: Float, eps: float) -> Value:
-    """The same with a scale [D] at hand: x / sqrt(mean(x^2) + eps) * scale, which onnxruntime makes one operator."""
+    """The same, scale [D] at hand: x / sqrt(mean(x^2) + eps) * scale, which onnxruntime makes one operator."""
     square = b.op("ReduceMean", b.op("Pow", x, _number(b, 2)), b.constant([-1], np.int64), keepdims=1)
     root = b.op("Sqrt", b.op("Add", square, _number(b, eps)))
     return b.op("Mul", b.op("Div", x, root), b.weight(name, scale))

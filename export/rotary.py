@@ -1,6 +1,6 @@
-"""Rotary positions (Su et al., 2021): the angles by which queries and keys are turned, as tables of cosines and sines.
+"""Rotary positions (Su et al., 2021): angles by which queries and keys are turned, as tables of cosines and sines.
 
-A pair of a head's numbers, the i-th of each half, turns by position · frequency_i, with frequencies that fall from 1
+A pair of a head's numbers, the i-th of each half, turns by position · frequency_i; frequencies fall from 1 almost
 to 1/theta. Checkpoints that were taught longer texts stretch the slow ones (`rope_scaling`).
 """
 
@@ -63,8 +63,8 @@ def _frequencies(c: Config, size: int, positions: int) -> tuple[Float, float]:
     if kind == "yarn":
         return _yarn(plain, theta, scaling, trained, size)
     raise ExportError(
-        f"config.json: rope_scaling of type {kind!r} is not supported (supported: default, linear, dynamic, llama3, "
-        "yarn)"
+        f"config.json: rope_scaling of type {kind!r} is not supported (supported: default, linear, dynamic, "
+        "llama3, yarn)"
     )
 
 

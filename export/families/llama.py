@@ -2,7 +2,7 @@
 positions, grouped heads and a gated feed-forward.
 
 Llama 2 and 3, SmolLM2, TinyLlama; Mistral (a sliding window); Qwen2 and 2.5 (biases on queries, keys and values);
-Qwen3 (queries and keys normalized by head). Letters as in parts.py; KV heads of keys and values, I intermediate size.
+Qwen3 (queries and keys normalized by head). Letters as in parts.py; KV heads of keys and values, I width inside.
 The names of weights are the checkpoint's own.
 """
 
@@ -62,9 +62,7 @@ class LlamaConfig:
                 f"config.json: num_attention_heads={heads} is not a multiple of num_key_value_heads={kv}"
             )
         if size % 2:
-            raise ExportError(
-                f"config.json: heads of size {size} have no halves to turn: torchless cannot export it"
-            )
+            raise ExportError(f"config.json: heads of size {size} have no halves to turn")
         context = c.whole("max_position_embeddings")
         bias = c.flag("attention_bias", False)
         return cls(

@@ -1,4 +1,4 @@
-"""The Llama layout, family by family, with every option that changes its mathematics: against torch, both dialects."""
+"""The Llama layout by family, with every option that changes its mathematics: against torch, in both dialects."""
 
 from __future__ import annotations
 
@@ -56,9 +56,7 @@ OWN: dict[str, dict[str, dict[str, Any]]] = {
     "Llama": {
         "biases": {"attention_bias": True, "mlp_bias": True},
         "biases of attention": {"attention_bias": True, "head_dim": 12},
-        "dynamic scaling within what was trained": {
-            "rope_parameters": THETA | {"rope_type": "dynamic", "factor": 2.0}
-        },
+        "dynamic scaling, not yet needed": {"rope_parameters": THETA | {"rope_type": "dynamic", "factor": 2.0}},
     },
     "Mistral": {"a window of 7": {"sliding_window": 7}, "a window of 1": {"sliding_window": 1}},
     "Qwen2": {"a window in the second layer": SLIDE | {"max_window_layers": 1}},
