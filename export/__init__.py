@@ -26,12 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
-# On CUDA the fused dialect needs fp16, TensorRT and OpenVINO take the standard one: the providers of each
-# graph are those that it is known to run on.
-DIALECTS: dict[Dialect, tuple[str, tuple[str, ...]]] = {
-    "fused": ("model.onnx", ("cpu",)),
-    "standard": ("model.standard.onnx", ("cpu",)),
-}
+FILES: dict[Dialect, str] = {"fused": "model.onnx", "standard": "model.standard.onnx"}
 
 
 def export(
@@ -119,7 +114,7 @@ def write_graph(source: Source, plan: Plan, dialect: Dialect, folder: Path) -> F
     module = _family_file(plan.family)
     builder = Builder(dialect)
     facts: Facts = module.build(builder, Config(source.config), source.weights, plan.head, plan.pooling)
-    file, _ = DIALECTS[dialect]
+    file = FILES[dialect]
     # Two dialects hold the same weights but not always in the same form, so each has a data file of its own.
     builder.save(folder, file, f"{file}.data")
     return facts
@@ -197,12 +192,13 @@ def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect])
         problem = _problem_type(source.config)
         if lack := unfit(plan.task, labels or ()):
             raise ExportError(f"{source.where}: {lack}")
+    decodes = facts.cache is not None
     return Manifest(
         family=plan.family,
         task=plan.task,
         context_length=min(facts.context_length, plan.context_limit or facts.context_length),
         vocab_size=facts.vocab_size,
-        graphs=tuple(Graph(DIALECTS[name][0], name, "fp32", DIALECTS[name][1]) for name in dialects),
+        graphs=tuple(Graph(FILES[name], name, "fp32", providers_of(name, decodes)) for name in dialects),
         special_tokens=_special_tokens(source, facts.vocab_size),
         labels=labels,
         problem_type=problem,
@@ -212,6 +208,17 @@ def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect])
         segments=facts.segments,
         head=plan.layer,
     )
+
+
+def providers_of(dialect: Dialect, decodes: bool) -> tuple[str, ...]:
+    """Those that take a float32 graph of this dialect whole, or all but some arithmetic of shapes.
+
+    CUDA has kernels for a decoder's fused attention in float16 only. CoreML knows few operators, and none of them
+    that others do not.
+    """
+    if dialect == "standard":
+        return ("openvino", "tensorrt", "cuda", "directml", "coreml", "cpu")
+    return ("cpu", "directml") if decodes else ("cpu", "cuda", "directml")
 
 
 def _labels(config: Mapping[str, Any], columns: int) -> tuple[str, ...]:

@@ -102,10 +102,12 @@ class Builder:
 
     def save(self, folder: Path, name: str, data_name: str) -> None:
         """Write `folder`/`name` and its weights `folder`/`data_name`, checked by onnx."""
+        read = {value for node in self._nodes for value in node.input}
         graph = helper.make_graph(
             self._renamed_nodes(),
             "torchless",
-            self._inputs,
+            # OpenVINO drops an input that nothing reads, and takes the next one for it.
+            [declared for declared in self._inputs if declared.name in read],
             self._outputs,
             self._write_tensors(folder / data_name),
         )

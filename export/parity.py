@@ -233,14 +233,14 @@ def _torch_name() -> str:
 
 
 def _other_dialect(bundle: Bundle, source: Source, plan: Plan, probe: Probe) -> tuple[str, list[Float]]:
-    from torchless.export import DIALECTS, write_graph
+    from torchless.export import FILES, write_graph
 
     have = {graph.dialect for graph in bundle.manifest.graphs}
     other: Dialect = "standard" if "fused" in have else "fused"
     with tempfile.TemporaryDirectory(prefix="torchless-") as scratch:
         folder = Path(scratch)
         facts = write_graph(source, plan, other, folder)
-        graph = Graph(DIALECTS[other][0], other, "fp32", ("cpu",))
+        graph = Graph(FILES[other], other, "fp32", ("cpu",))
         labels = tuple(f"LABEL_{i}" for i in range(facts.labels or 0))
         sizes = facts.context_length, facts.vocab_size
         seal(folder, Manifest(plan.family, plan.task, *sizes, (graph,), cache=facts.cache, labels=labels))

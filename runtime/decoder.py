@@ -44,7 +44,9 @@ class Decoder:
             for i in range(self.layout.layers)
             for kind in ("key", "value")
         ]
-        inputs = [*INPUTS, *(past for past, _ in self._past)]
+        given = {value.name for value in session.get_inputs()}
+        self.inputs = [name for name in INPUTS if name in given]  # a graph has those that it reads
+        inputs = ["input_ids", *(past for past, _ in self._past)]
         require(session, bundle, inputs, ["logits", *(present for _, present in self._past)])
         self.cache_type = _cache_type(session, bundle)
 
@@ -178,7 +180,7 @@ class Step:
         self._cache, self._first, self._last = cache, first, last
         self._session = decoder.session
         self._binding = decoder.session.io_binding()
-        for name in INPUTS:
+        for name in decoder.inputs:
             self._binding.bind_ortvalue_input(name, bind(getattr(self, name)))
         self._binding.bind_ortvalue_output("logits", bind(self.logits))
         buffers = [buffer for layer in cache.layers(first, last) for buffer in layer]
