@@ -15,8 +15,8 @@ from torchless.export.builder import Builder, Dialect
 from torchless.export.config import Config
 from torchless.export.families import FAMILIES, Facts
 from torchless.export.heads import LABELLED, Head
-from torchless.export.pooling import read_pooling
 from torchless.export.sources import GENERATION, TOKENIZER, Source, open_source
+from torchless.hub_config import labels_of, problem_type_of, read_pooling, special_tokens_of
 from torchless.manifest import Graph, Manifest, Pooling
 from torchless.tasks import TASKS, unfit
 from torchless.writing import new_bundle, seal
@@ -166,7 +166,7 @@ def make_plan(
         if pooling is not None or normalize is not None:
             raise ExportError(f"pooling and normalize belong to feature-extraction, not to {task}")
         return Plan(family, architecture, head, task, None, None, layer)
-    found = read_pooling(source.folder) if source.folder else None
+    found = read_pooling(source.folder, ExportError) if source.folder else None
     chosen, limit = found or (Pooling("mean", normalize=False), None)
     mode = chosen.mode if pooling is None else pooling
     chosen = Pooling(mode, chosen.normalize if normalize is None else normalize)
@@ -187,9 +187,9 @@ def _check_types(**given: tuple[object, type]) -> None:
 def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect]) -> Manifest:
     labels, problem = plan.head.labels or None, None
     if facts.labels is not None and labels is None:
-        labels = _labels(source.config, facts.labels)
+        labels = labels_of(source.config, facts.labels, ExportError)
     if plan.head.task == "text-classification":
-        problem = _problem_type(source.config)
+        problem = problem_type_of(source.config, ExportError)
         if lack := unfit(plan.task, labels or ()):
             raise ExportError(f"{source.where}: {lack}")
     decodes = facts.cache is not None
@@ -221,62 +221,7 @@ def providers_of(dialect: Dialect, decodes: bool) -> tuple[str, ...]:
     return ("cpu", "directml") if decodes else ("cpu", "cuda", "directml")
 
 
-def _labels(config: Mapping[str, Any], columns: int) -> tuple[str, ...]:
-    """id2label in order; a config without one has Hugging Face's LABEL_0, LABEL_1, ..."""
-    given = config.get("id2label") or {i: f"LABEL_{i}" for i in range(columns)}
-    try:
-        by_id = {int(key): str(label) for key, label in given.items()}
-        labels = tuple(by_id[i] for i in range(len(by_id)))
-    except (AttributeError, KeyError, ValueError):
-        raise ExportError("config.json: id2label does not number its labels 0, 1, 2, ...") from None
-    if twice := [label for label in labels if labels.count(label) > 1]:
-        raise ExportError(f"config.json: id2label gives several labels the name {twice[0]!r}: make them differ")
-    if len(labels) != columns:
-        raise ExportError(f"config.json: id2label names {len(labels)} labels, the classifier has {columns}")
-    return labels
-
-
-def _problem_type(config: Mapping[str, Any]) -> str:
-    known = ("single_label_classification", "multi_label_classification", "regression")
-    given = config.get("problem_type")
-    if given is not None and given not in known:
-        raise ExportError(f"config.json: problem_type={given!r} is unknown (known: {', '.join(known)})")
-    return str(given or known[0])
-
-
 def _special_tokens(source: Source, vocab_size: int) -> dict[str, int | list[int]]:
-    """Ids by role. Those of the generation config win over the config's, as in transformers."""
     generation = json.loads(source.files.get(GENERATION, b"{}"))
-    found: dict[str, int | list[int]] = {}
-    for role in ("bos", "eos", "pad", "cls", "sep", "mask", "unk"):
-        value = generation.get(f"{role}_token_id", source.config.get(f"{role}_token_id"))
-        if all(isinstance(i, int) and 0 <= i < vocab_size for i in (value if isinstance(value, list) else [value])):
-            found[role] = value  # configs carry ids of other vocabularies, and -1 for none
-    if TOKENIZER in source.files:
-        from tokenizers import Tokenizer
-
-        fast = Tokenizer.from_str(source.files[TOKENIZER].decode("utf-8"))
-        for role, customary in CUSTOMARY.items():
-            given = _token_of(source, role)
-            ids = [fast.token_to_id(token) for token in ([given] if given else customary)]
-            known = next((i for i in ids if i is not None and i < vocab_size), None)
-            if role not in found and known is not None:
-                found[role] = known
-    return found
-
-
-# What BERT's and RoBERTa's tokenizers call them.
-CUSTOMARY = {
-    "cls": ("[CLS]", "<s>"),
-    "sep": ("[SEP]", "</s>"),
-    "mask": ("[MASK]", "<mask>"),
-    "unk": ("[UNK]", "<unk>"),
-    "pad": ("[PAD]", "<pad>"),
-}
-
-
-def _token_of(source: Source, role: str) -> str | None:
-    """The text of a special token, where tokenizer_config.json has it."""
-    given = source.tokenizer_config.get(f"{role}_token")
-    text = given.get("content") if isinstance(given, dict) else given
-    return text if isinstance(text, str) else None
+    tokenizer = source.files[TOKENIZER].decode("utf-8") if TOKENIZER in source.files else None
+    return special_tokens_of(source.config, generation, source.tokenizer_config, tokenizer, vocab_size)

@@ -18,13 +18,14 @@ import torchless
 from torchless.arguments import check_count, check_flag
 from torchless.bundle import Bundle, read_bundle
 from torchless.errors import InputError
+from torchless.ort import onnxruntime
 from torchless.providers import choose_graph, choose_provider
 from torchless.quantize.data import Example, read_examples
 from torchless.quantize.intervals import repeats
 from torchless.quantize.quality import Quality, Scores, measure_quality
 from torchless.quantize.results import Measured, Results
 from torchless.quantize.speed import Progress, Shape, Speed, measure_speed
-from torchless.session import default_threads, onnxruntime
+from torchless.session import default_threads
 from torchless.text import TOKENIZER, Tokenizer
 from torchless.version import __version__
 

@@ -14,9 +14,9 @@ from torchless.bundle import Bundle
 from torchless.errors import InputError, QuantizationError
 from torchless.exactness import PRECISE_MODE
 from torchless.manifest import Graph
+from torchless.ort import onnxruntime
 from torchless.quantize.data import sample
 from torchless.quantize.weights import Float
-from torchless.session import onnxruntime
 from torchless.text import TOKENIZER, Text, Tokenizer
 
 MOST_ROWS = 128

@@ -124,10 +124,10 @@ def load(
     Raises BundleError for a folder that is not a sound bundle, InputError for a task that its head cannot do and
     for what is no path, ProviderError for a provider that cannot run.
     """
-    from torchless.bundle import read_bundle
+    from torchless.opening import open_folder
     from torchless.providers.first import Settings
 
-    opened = read_bundle(bundle, verify=verify)
+    opened = open_folder(bundle, task=task, file=file, verify=verify)
     own = opened.manifest.task
     if own not in TASKS:
         raise BundleError(

@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from torchless.bundle import Bundle
 from torchless.cache import KVCache
+from torchless.concatenated import ConcatenatingStep
 from torchless.errors import BundleError, GenerationError, InputError
 from torchless.manifest import EXPORT_AGAIN
+from torchless.providers.options import CPU
 from torchless.session import bind, require
 from torchless.tasks import TASKS
 
@@ -25,6 +27,12 @@ Float = npt.NDArray[np.float32]
 
 CHUNK = 256  # tokens of a prompt a step: as fast as all at once, and memory stays bounded
 CACHE_TYPES: Mapping[str, npt.DTypeLike] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+NUMPY_TYPES: Mapping[str, npt.DTypeLike] = {
+    **CACHE_TYPES,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
 
 
 class Decoder:
@@ -39,15 +47,14 @@ class Decoder:
         self.context_length = manifest.context_length
         self.vocab_size = manifest.vocab_size
         self.width = _check_shapes(session, bundle)  # of logits: the vocabulary, or a head's columns
-        self._past = [
+        self.pasts = [
             (f"past_key_values.{i}.{kind}", f"present.{i}.{kind}")
             for i in range(self.layout.layers)
             for kind in ("key", "value")
         ]
-        given = {value.name for value in session.get_inputs()}
-        self.inputs = [name for name in INPUTS if name in given]  # a graph has those that it reads
-        inputs = ["input_ids", *(past for past, _ in self._past)]
-        require(session, bundle, inputs, ["logits", *(present for _, present in self._past)])
+        self.takes = {value.name: NUMPY_TYPES.get(value.type) for value in session.get_inputs()}  # what it reads
+        inputs = ["input_ids", *(past for past, _ in self.pasts)]
+        require(session, bundle, inputs, ["logits", *(present for _, present in self.pasts)])
         self.cache_type = _cache_type(session, bundle)
 
     def new_cache(self, rows: int = 1, *, joined: int | None = None) -> KVCache:
@@ -55,6 +62,11 @@ class Decoder:
         layout, there = self.layout, rows if joined is None else joined
         sizes = layout.layers, rows, layout.heads, layout.head_size
         return KVCache(*sizes, limit=self.context_length, joined=there, dtype=self.cache_type)
+
+    def step(self, cache: KVCache, first: int, last: int, tokens: int, picked: int) -> Step | ConcatenatingStep:
+        """What runs the graph for rows first..last of a cache, with so many tokens in and rows of logits out."""
+        kind = Step if self.layout.shared else ConcatenatingStep
+        return kind(self, cache, first, last, tokens, picked)
 
     def extend(
         self,
@@ -83,7 +95,7 @@ class Decoder:
         for start, end in chunks(len(tokens), CHUNK):
             chunk = tokens[start:end]
             here = wanted[(wanted >= start) & (wanted < start + len(chunk))] - start
-            step = Step(self, cache, row, row + 1, len(chunk), len(here))
+            step = self.step(cache, row, row + 1, len(chunk), len(here))
             step.input_ids[0] = chunk
             step.logits_positions[0] = here
             logits.append(step.run()[0])
@@ -99,7 +111,7 @@ class Decoder:
         """
         cache = self.new_cache(len(ids))
         cache.reserve(ids.shape[1])
-        step = Step(self, cache, 0, len(ids), ids.shape[1], 1)
+        step = self.step(cache, 0, len(ids), ids.shape[1], 1)
         step.input_ids[:] = ids
         step.logits_positions[:, 0] = lengths - 1
         return step.run(lengths)[:, 0]
@@ -154,7 +166,9 @@ def _cache_type(session: ort.InferenceSession, bundle: Bundle) -> npt.DTypeLike:
     """What keys and values are stored as. BundleError where buffers of ours could not be bound to the graph."""
     types = {value.name: value.type for value in (*session.get_inputs(), *session.get_outputs())}
     caches = {type for name, type in types.items() if name.startswith(("past_key_values.", "present."))}
-    if len(caches) != 1 or not caches <= set(CACHE_TYPES) or types["logits"] != "tensor(float)":
+    assert bundle.manifest.cache is not None
+    cast = CACHE_TYPES if not bundle.manifest.cache.shared else {"tensor(float)": np.float32}
+    if len(caches) != 1 or not caches <= set(CACHE_TYPES) or types["logits"] not in cast:
         raise BundleError(
             f"{bundle.path}: the graph's cache must be of float32 or float16, its logits of float32 (they are "
             f"{', '.join(sorted(caches))} and {types['logits']}): {EXPORT_AGAIN}"
@@ -180,14 +194,20 @@ class Step:
         self._cache, self._first, self._last = cache, first, last
         self._session = decoder.session
         self._binding = decoder.session.io_binding()
-        for name in decoder.inputs:
-            self._binding.bind_ortvalue_input(name, bind(getattr(self, name)))
+        self._inputs = {name: bind(getattr(self, name)) for name in filter(decoder.takes.__contains__, INPUTS)}
         self._binding.bind_ortvalue_output("logits", bind(self.logits))
         buffers = [buffer for layer in cache.layers(first, last) for buffer in layer]
-        for (past, present), buffer in zip(decoder._past, buffers, strict=True):
+        for (past, present), buffer in zip(decoder.pasts, buffers, strict=True):
             value = bind(buffer)  # one address as past and present: the graph appends in place
-            self._binding.bind_ortvalue_input(past, value)
+            self._inputs[past] = value
             self._binding.bind_ortvalue_output(present, value)
+        # A provider with memory of its own gets a copy at binding, and would not see what is written later.
+        self._copied = decoder.session.get_providers()[0] != CPU.ort_name
+        self._bind_inputs()
+
+    def _bind_inputs(self) -> None:
+        for name, value in self._inputs.items():
+            self._binding.bind_ortvalue_input(name, value)
 
     def run(self, lengths: npt.NDArray[np.int64] | None = None) -> Float:
         """Logits [B,K,V], overwritten by the next run. The caller advances the cache's lengths.
@@ -199,6 +219,8 @@ class Step:
         np.add(past, (len(self._ahead) if lengths is None else lengths) - 1, out=self.seqlens_k, casting="unsafe")
         self.total_sequence_length[...] = past.max() + len(self._ahead)
         try:
+            if self._copied:
+                self._bind_inputs()
             self._session.run_with_iobinding(self._binding)
         except Exception as error:
             raise GenerationError(f"onnxruntime failed in a step: {str(error).splitlines()[0][:400]}") from error
@@ -210,7 +232,7 @@ class Stepper:
 
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self._decoder, self._cache = decoder, cache
-        self._step: Step | None = None
+        self._step: Step | ConcatenatingStep | None = None
         self._rows = 0
 
     def __call__(self, tokens: Sequence[int]) -> Float:
@@ -218,7 +240,7 @@ class Stepper:
         moved = self._cache.reserve(int(self._cache.lengths.max()) + 1)
         if self._step is None or moved or self._rows != self._cache.rows:
             self._rows = self._cache.rows
-            self._step = Step(self._decoder, self._cache, 0, self._rows, 1, 1)
+            self._step = self._decoder.step(self._cache, 0, self._rows, 1, 1)
         self._step.input_ids[:, 0] = tokens
         logits = self._step.run()[:, 0]
         self._cache.lengths += 1

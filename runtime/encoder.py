@@ -11,8 +11,9 @@ from tokenizers import Encoding
 
 from torchless.arguments import check_count
 from torchless.bundle import Bundle
-from torchless.decoder import Decoder
+from torchless.decoder import NUMPY_TYPES, Decoder
 from torchless.errors import InputError, TorchlessError
+from torchless.pooling import pool
 from torchless.session import require
 from torchless.tasks import TASKS
 
@@ -23,6 +24,7 @@ Float = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+SECOND_NAMES = {"last_hidden_state": "token_embeddings"}  # sentence-transformers' own
 
 
 class Encoder:
@@ -39,13 +41,22 @@ class Encoder:
         manifest = bundle.manifest
         self.vocab_size, self.segments = manifest.vocab_size, manifest.segments
         self.token_types = manifest.token_types is not False
+        padding = manifest.special_tokens.get("pad")
+        self._padding = padding if isinstance(padding, int) else 0
+        # Without a token for padding such a classifier takes a batch's last column, whatever it holds.
+        self._alone = manifest.graphs[0].dialect == "foreign" and padding is None
         classifies = TASKS[manifest.task].head == "text-classification"
         self.pad_token_id = manifest.special_tokens.get("pad") if classifies else None
         self._decoder = Decoder(session, bundle) if manifest.cache is not None else None
-        require(session, bundle, () if self._decoder else INPUTS[:2], outputs)
-        if self._decoder is None:
-            names = {value.name for value in session.get_inputs()}
-            self.inputs = [name for name in INPUTS if name in names]  # not every family knows segments
+        given = {value.name for value in session.get_outputs()}
+        pooling = manifest.pooling
+        self._pooling = None
+        if pooling is not None and not pooling.inside and outputs == ("sentence_embedding",):
+            self._pooling, self.outputs = pooling, ["last_hidden_state"]
+        self.outputs = [SECOND_NAMES.get(name, name) if name not in given else name for name in self.outputs]
+        require(session, bundle, () if self._decoder else INPUTS[:2], self.outputs)
+        # Not every family knows segments; other tools' graphs may take ids of 32 bits.
+        self.takes = {value.name: NUMPY_TYPES.get(value.type) for value in session.get_inputs()}
 
     def __call__(self, encodings: Sequence[Encoding], batch_size: int) -> Iterator[tuple[int, Float]]:
         """Yield (index, output of that text) for all texts, in no particular order.
@@ -55,6 +66,8 @@ class Encoder:
         without tokens, and for ids and segments that the model does not know.
         """
         batch_size = check_count("batch_size", batch_size)
+        if self._alone:
+            batch_size = 1
         lengths = [len(encoding.ids) for encoding in encodings]
         if 0 in lengths:
             raise InputError(
@@ -64,7 +77,8 @@ class Encoder:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             longest = lengths[batch[-1]]
-            ids = np.zeros((len(batch), longest), np.int64)  # what padding holds is never seen behind the mask
+            # No mask of ours lets padding be seen, but other tools' classifiers look for the last other token.
+            ids = np.full((len(batch), longest), self._padding, np.int64)
             mask, types = np.zeros_like(ids), np.zeros_like(ids)
             for row, index in enumerate(batch):
                 length = lengths[index]
@@ -96,9 +110,14 @@ class Encoder:
         """The outputs for input_ids, attention_mask and token_type_ids, each int64 [B,S]."""
         if self._decoder is not None:
             return self._decoder.last(ids, mask.sum(axis=1))
-        feeds = {name: given for name, given in zip(INPUTS, (ids, mask, types), strict=True) if name in self.inputs}
+        feeds = {
+            name: given.astype(self.takes[name], copy=False)
+            for name, given in zip(INPUTS, (ids, mask, types), strict=True)
+            if name in self.takes
+        }
         try:
             outputs: list[Float] = self.session.run(self.outputs, feeds)
         except Exception as error:
             raise TorchlessError(f"onnxruntime failed: {str(error).splitlines()[0][:400]}") from error
-        return outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1)
+        found = np.asarray(outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1), np.float32)
+        return found if self._pooling is None else pool(found, mask, self._pooling)

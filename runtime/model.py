@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torchless.arguments import check_count, check_name
-from torchless.bundle import Bundle, read_bundle
+from torchless.bundle import Bundle
 from torchless.errors import ContextLengthError, InputError, TorchlessError
+from torchless.opening import open_folder
 from torchless.providers.first import Settings, open_first
 from torchless.text import TOKENIZER, Text, Tokenizer, check_length, tokenizer_of
 
@@ -133,7 +133,7 @@ class Fit:
 
 
 def reopen(kind: type[M], path: str, settings: Settings) -> M:
-    return kind(read_bundle(Path(path)), settings)
+    return kind(open_folder(path, file=settings.file), settings)
 
 
 def texts_of(texts: Any) -> tuple[list[Text], bool]:

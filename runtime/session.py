@@ -14,8 +14,10 @@ from torchless.bundle import Bundle
 from torchless.errors import BundleError, InputError, ProviderError, TorchlessError
 from torchless.external import check_external
 from torchless.manifest import EXPORT_AGAIN, Graph
+from torchless.ort import onnxruntime
+from torchless.providers import refusals
 from torchless.providers.choose import Provider
-from torchless.providers.options import CPU
+from torchless.providers.options import CPU, CUDA, OpenVINO, Plugin, TensorRT
 from torchless.providers.placement import RECORD
 
 if TYPE_CHECKING:
@@ -25,17 +27,6 @@ MOST_THREADS = 4096
 # Microseconds that a thread waits awake for the next operator: enough for all but a few of the gaps within a step.
 # Longer gains nothing on an idle machine and takes up to a quarter of the speed beside a busy one (performance.md).
 AWAKE = 20
-INSTALL = "onnxruntime is not installed: pip install 'torchless[cpu]' (or 'torchless[gpu]' for CUDA)"
-
-
-def onnxruntime() -> Any:
-    """The module, or a ProviderError that says what to install."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ProviderError(f"{INSTALL} ({error})") from None
-    onnxruntime.disable_telemetry_events()  # some builds send them; ours never do
-    return onnxruntime
 
 
 def default_threads() -> int:
@@ -78,7 +69,7 @@ def open_session(
     options = session_options(graph, threads=threads, spin=spin, optimize=optimize)
     check_external(bundle, graph)
     path = bundle.file(graph.file)
-    on_cpu = provider.name == CPU.name
+    on_cpu = isinstance(provider.options, CPU)
     if not on_cpu:
         options.add_session_config_entry(RECORD, "1")
     ort = onnxruntime()
@@ -89,7 +80,9 @@ def open_session(
     except TorchlessError:
         raise
     except Exception as error:  # onnxruntime's own classes differ by version
-        reason = str(error).strip().splitlines()[0][:400]
+        reason = refusals.of_graph(error)
+        if wrong := refusals.of_options(error):
+            raise ProviderError(f"{provider.options}: {wrong}") from error
         if not on_cpu:
             raise ProviderError(f"{provider.name} cannot open {path}: {reason}") from error
         raise BundleError(
@@ -132,6 +125,18 @@ def provider_list(provider: Provider, bundle: Bundle, graph: Graph, options: ort
     if isinstance(given, CPU):
         options.enable_cpu_mem_arena = given.arena
         return {"providers": [(CPU.ort_name, given.told())]}
+    if isinstance(given, TensorRT):
+        from torchless.providers import tensorrt
+
+        beside = CUDA(device_id=given.device_id, memory_limit=given.memory_limit)
+        first = (given.ort_name, tensorrt.told(given, bundle, graph))
+        return {"providers": [first, (beside.ort_name, beside.told()), CPU.ort_name]}
+    if isinstance(given, OpenVINO | Plugin):
+        from torchless.providers import plugins
+
+        if not plugins.built_in(given.ort_name):
+            plugins.add_provider(options, given)  # and no names: they would win over the devices
+            return {}
     return {"providers": [(given.ort_name, given.told()), CPU.ort_name]}
 
 

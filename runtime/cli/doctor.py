@@ -55,7 +55,8 @@ def examine() -> dict[str, Any]:
     if len(found["onnxruntime_wheels"]) > 1:
         advice.append("several onnxruntime wheels overwrite each other: uninstall all of them, install one")
     try:
-        from torchless.session import default_threads, onnxruntime
+        from torchless.ort import onnxruntime
+        from torchless.session import default_threads
 
         ort = onnxruntime()
         from torchless.exactness import signed_int8_saturates

@@ -17,9 +17,9 @@ def add(commands: Any) -> None:
 
 
 def act(args: argparse.Namespace) -> None:
-    from torchless.bundle import read_bundle
+    from torchless.opening import open_folder
 
-    bundle = read_bundle(args.bundle)
+    bundle = open_folder(args.bundle)
     manifest = bundle.manifest
     if args.json:
         print(json.dumps(json.loads(manifest.to_json()), ensure_ascii=False))
@@ -52,7 +52,9 @@ def act(args: argparse.Namespace) -> None:
         shown = f"{error:.2g}" if isinstance(error, int | float) else str(error)
         rows.append(("checked", f"differs from {against} by at most {shown}"))
     for name, entry in manifest.files.items():
-        rows.append(("file", f"{name}  {entry.size / 1e6:.3f} MB  sha256 {entry.sha256[:12]}..."))
-    rows.append(("size", f"{bundle.size / 1e6:.1f} MB, written by torchless {manifest.torchless}"))
+        sealed = f"  sha256 {entry.sha256[:12]}..." if entry.sha256 else ""
+        rows.append(("file", f"{name}  {entry.size / 1e6:.3f} MB{sealed}"))
+    writer = f"torchless {manifest.torchless}" if manifest.torchless else "another tool: no manifest, no hashes"
+    rows.append(("size", f"{bundle.size / 1e6:.1f} MB, written by {writer}"))
     for name, value in rows:
         print(f"{name:9}{value}")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from torchless.bundle import Bundle
 from torchless.errors import InputError, ProviderError
 from torchless.manifest import Graph
 from torchless.providers.causes import why_not
-from torchless.providers.options import BY_NAME, CPU, Options
+from torchless.providers.options import BY_NAME, CPU, Options, Plugin
 from torchless.providers.placement import Placement
 
 Asked = str | Options | Sequence[str | Options]
 
 AUTO = "auto"
 KNOWN = (*BY_NAME, AUTO)
+BY_ORT_NAME = {kind.ort_name: kind for kind in BY_NAME.values()}
+FURTHER = ("cuda", "tensorrt", "openvino")  # targets of `torchless quantize` besides the CPU
 # What `auto` tries, in this order. TensorRT builds for minutes, and OpenVINO is not the faster one for every model:
 # they are for those who ask for them.
 TRIED = ("cuda", "directml", "cpu")
@@ -43,19 +46,29 @@ def asked_for(asked: Asked) -> tuple[list[Options], bool]:
     """
     if isinstance(asked, str) and asked == AUTO:
         return [BY_NAME[name]() for name in TRIED], True
-    several = isinstance(asked, Sequence) and not isinstance(asked, str)
+    several = isinstance(asked, Sequence) and not isinstance(asked, str | bytes)
     given: Sequence[Any] = asked if several else [asked]  # type: ignore[assignment]
     if not given:
         raise ProviderError(f"provider={asked!r} is empty: give one or more of {', '.join(BY_NAME)}")
-    return [_options(one, BY_NAME if several else KNOWN) for one in given], False
+    options = [_options(one, BY_NAME if several else KNOWN) for one in given]
+    for i, one in enumerate(options):
+        if one in options[:i]:
+            raise ProviderError(f"provider={asked!r} names {one.called} twice, with the same options")
+    return options, False
 
 
 def _options(one: Any, known: Any) -> Options:
+    """Options themselves, torchless's name of a provider, or onnxruntime's, of a plugin's provider too."""
     if isinstance(one, Options):
         return one
-    if not isinstance(one, str) or one not in BY_NAME:
-        raise ProviderError(f"provider={one!r} is unknown (known: {', '.join(known)})")
-    return BY_NAME[one]()
+    if isinstance(one, type) and issubclass(one, Options):
+        raise ProviderError(f"provider={one.__name__} is a class: give {one.__name__}(...)")
+    if isinstance(one, str):
+        if kind := BY_NAME.get(one) or BY_ORT_NAME.get(one):
+            return kind()
+        if one.endswith("ExecutionProvider"):
+            return Plugin(one)
+    raise ProviderError(f"provider={one!r} is unknown (known: {', '.join(known)})")
 
 
 def choose_provider(asked: Asked) -> Provider:
@@ -69,7 +82,7 @@ def choose_provider(asked: Asked) -> Provider:
         cause = why_not(one)
         if cause is None:
             return make_provider(one, auto=auto, passed_over=passed_over)
-        passed_over.append(f"{one.name}: {cause}")
+        passed_over.append(f"{one.called}: {cause}")
     raise ProviderError(none_of(passed_over))
 
 
@@ -77,7 +90,7 @@ def make_provider(options: Options, *, auto: bool, passed_over: Sequence[str]) -
     reason = "auto" if auto else "asked for"
     if passed_over:
         reason += f"; passed over {'; '.join(passed_over)}"
-    return Provider(options.name, reason, options.ort_name, options)
+    return Provider(options.called, reason, options.ort_name, options)
 
 
 def none_of(causes: Sequence[str]) -> str:
@@ -96,7 +109,8 @@ def choose_graph(bundle: Bundle, provider: Provider, dialect: str | None = None,
     if dialect is not None and not isinstance(dialect, str):
         raise InputError(f"dialect={dialect!r}: give fused or standard")
     for graph in bundle.manifest.graphs:
-        if provider.name in graph.providers and dialect in (None, graph.dialect) and file in (None, graph.file):
+        asked = dialect in (None, graph.dialect) and file in (None, graph.file, PurePosixPath(graph.file).stem)
+        if asked and _suits(graph, provider.options, named=(dialect, file) != (None, None)):
             return graph
     have = ", ".join(
         f"{g.file} ({g.dialect}, {g.precision}; {'/'.join(g.providers)})" for g in bundle.manifest.graphs
@@ -104,12 +118,22 @@ def choose_graph(bundle: Bundle, provider: Provider, dialect: str | None = None,
     wanted = (f" of the {dialect} dialect" if dialect else "") + (f" in {file}" if file else "")
     raise ProviderError(
         f"{bundle.path} has no graph{wanted} for {provider.name} (it has {have}): make one with "
-        f"{_maker(provider.name)}"
+        f"{_maker(provider.options)}"
     )
 
 
-def _maker(name: str) -> str:
+def _suits(graph: Graph, options: Options, *, named: bool) -> bool:
+    """A manifest knows no plugins: they get the graph of plain operators, or one that was asked for by name."""
+    if isinstance(options, Plugin):
+        return named or graph.dialect == "standard"
+    return options.name in graph.providers
+
+
+def _maker(options: Options) -> str:
     """The commands that make a graph for this provider."""
-    if name == CPU.name:
+    if isinstance(options, CPU):
         return "`torchless export CHECKPOINT OUT`"
-    return f"`torchless export CHECKPOINT OUT --dialect all` and `torchless quantize OUT BUNDLE --target {name}`"
+    command = "`torchless export CHECKPOINT OUT --dialect all`"
+    if options.name in FURTHER:
+        command += f" (and a smaller one of that with `torchless quantize OUT BUNDLE --target {options.name}`)"
+    return command

@@ -13,8 +13,9 @@ from torchless.errors import ProviderError
 from torchless.manifest import Graph
 from torchless.providers.causes import why_not
 from torchless.providers.choose import Asked, Provider, asked_for, choose_graph, make_provider, none_of
-from torchless.providers.options import CPU
+from torchless.providers.options import CPU, DirectML
 from torchless.providers.placement import read_placement
+from torchless.providers.serial import Serial
 from torchless.session import open_session
 
 if TYPE_CHECKING:
@@ -59,9 +60,12 @@ def open_first(bundle: Bundle, settings: Settings) -> Opened:
             provider = make_provider(one, auto=auto, passed_over=causes)
             graph = choose_graph(bundle, provider, settings.dialect, settings.file)
             session = open_session(bundle, graph, provider, threads=settings.threads, spin=settings.spin)
-            return Opened(session, _placed(session, provider, graph, settings.strict), graph)
+            provider = _placed(session, provider, graph, settings.strict)
+            if isinstance(one, DirectML):
+                session = Serial(session)
+            return Opened(session, provider, graph)
         except ProviderError as error:
-            causes.append(f"{one.name}: {error}")
+            causes.append(f"{one.called}: {error}")
     raise ProviderError(none_of(causes))
 
 

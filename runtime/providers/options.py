@@ -35,6 +35,11 @@ class Options:
         ):
             raise InputError(f"more={self.more!r}: give onnxruntime's own options, texts by their names")
 
+    @property
+    def called(self) -> str:
+        """The provider's name in messages and in `model.provider.name`."""
+        return self.name
+
     def told(self) -> Told:
         """As onnxruntime takes them."""
         return {**self._told(), **self.more}
@@ -44,6 +49,10 @@ class Options:
 
     def _check_device(self, device_id: int) -> None:
         check_count("device_id", device_id, least=0)
+
+    def _told_device(self, device_id: int) -> Told:
+        """Nothing for the first, the default: told of it, onnxruntime prints a warning about plugins."""
+        return {"device_id": str(device_id)} if device_id else {}
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ class CUDA(Options):
 
     def _told(self) -> Told:
         told = {
-            "device_id": str(self.device_id),
+            **self._told_device(self.device_id),
             "arena_extend_strategy": ARENAS[self.arena],
             "use_tf32": str(int(self.tf32)),
             "enable_cuda_graph": str(int(self.cuda_graph)),
@@ -106,9 +115,9 @@ class TensorRT(Options):
     """NVIDIA's compiler for its GPUs; nodes that it does not take go to CUDA.
 
     The first load builds an engine, which takes minutes; it is kept in `cache_dir`, by default a folder of the user
-    that is named after the bundle's contents (trt_cache.py). fp16: let TensorRT choose float16 where it is faster;
-    a float16 graph needs no such leave. max_batch_size, max_length: the largest that the engine is built for, by
-    default 8 and the context. opt_batch_size, opt_length: what it is tuned for.
+    (tensorrt.py). fp16: let TensorRT choose float16 where it is faster; a float16 graph needs no such leave.
+    max_batch_size, max_length: the largest that the engine is built for, by default 16 and the context; more is an
+    error. opt_batch_size, opt_length: what it is tuned for.
     """
 
     name = "tensorrt"
@@ -118,7 +127,7 @@ class TensorRT(Options):
     device_id: int = 0
     memory_limit: int | None = None
     fp16: bool = False
-    max_batch_size: int = 8
+    max_batch_size: int = 16
     max_length: int | None = None
     opt_batch_size: int = 1
     opt_length: int | None = None
@@ -146,7 +155,7 @@ class TensorRT(Options):
 
     def _told(self) -> Told:
         told = {
-            "device_id": str(self.device_id),
+            **self._told_device(self.device_id),
             "trt_fp16_enable": str(self.fp16),
             "trt_builder_optimization_level": str(self.optimization_level),
             "trt_cuda_graph_enable": str(self.cuda_graph),
@@ -207,7 +216,7 @@ class DirectML(Options):
         self._check_device(self.device_id)
 
     def _told(self) -> Told:
-        return {"device_id": str(self.device_id)}
+        return self._told_device(self.device_id)
 
 
 @dataclass(frozen=True)
@@ -227,6 +236,30 @@ class CoreML(Options):
     def _told(self) -> Told:
         told = {"ModelFormat": "MLProgram", "MLComputeUnits": self.compute_units}
         return told if self.cache_dir is None else {**told, "ModelCacheDirectory": self.cache_dir}
+
+
+@dataclass(frozen=True)
+class Plugin(Options):
+    """A provider of an installed plugin package (onnxruntime-ep-*), by onnxruntime's name for it.
+
+    Plugin("WebGpuExecutionProvider", more={...}): `more` are the package's own options. device_id: which of the
+    devices that it offers. It is given the standard graph, or the one that `load` is asked for.
+    """
+
+    name = "plugin"
+
+    ort_name: str  # type: ignore[misc]
+    device_id: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.ort_name, str) or not self.ort_name:
+            raise InputError(f'Plugin({self.ort_name!r}): give onnxruntime\'s name, as "WebGpuExecutionProvider"')
+        self._check_device(self.device_id)
+
+    @property
+    def called(self) -> str:
+        return self.ort_name
 
 
 BY_NAME: Mapping[str, type[Options]] = {

@@ -36,7 +36,7 @@ class Embedding(Model):
         super().__init__(bundle, settings)
         self._runner = Encoder(self.session, bundle, "sentence_embedding")
         outputs = {value.name: value.shape for value in self.session.get_outputs()}
-        size = outputs["sentence_embedding"][-1]
+        size = outputs[self._runner.outputs[0]][-1]
         if not isinstance(size, int):
             raise BundleError(f"{bundle.path}: the graph does not say how long its embeddings are: {EXPORT_AGAIN}")
         self.dimension = size

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import torchless
 from torchless.bundle import read_bundle
+from torchless.errors import ExportError
 from torchless.export import export, parity
-from torchless.export.pooling import read_pooling
+from torchless.hub_config import read_pooling
 from torchless.verify import verify
 
 CopyOf = Callable[[Path], Path]
@@ -160,7 +161,7 @@ def test_pooling_and_limit_come_from_modules_json(
     }.items():
         (tmp_path / name).parent.mkdir()
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    found = read_pooling(tmp_path)
+    found = read_pooling(tmp_path, ExportError)
     assert found is not None
     assert (found[0].mode, found[0].normalize, found[1]) == (*expected, 17)
 
