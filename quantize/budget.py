@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torchless.arguments import check_count, check_name
-from torchless.errors import InputError, QuantizationError
+from torchless.errors import InputError
 from torchless.quantize.recipes import RECIPES, Recipe
 from torchless.quantize.sensitivity import Progress
 
@@ -25,12 +25,30 @@ class Target:
 # 4 bits are less to read for the next token, and more to unpack for many: an encoder of 12 layers takes twice as
 # long with blocks as with columns; GPT-2 decodes half as fast again with 4 bits as with 8, with VNNI and without.
 CPU = Target(encoder=("int8", "int8-block", "int4", "int4-all"), decoder=("int4-all", "int4", "int8", "int8-block"))
-# A GPU computes in float16, and blocks are there for what does not fit. TensorRT takes no graph of ours yet.
+# A GPU computes in float16, and blocks are there for what does not fit.
 GPU = ("fp16", "fp16-int8", "fp16-int4")
-TARGETS = {"cpu-avx2": CPU, "cpu-vnni": CPU, "cuda": Target(encoder=GPU, decoder=GPU), "tensorrt": Target()}
+STANDARD = ("int8-qdq", "fp16-standard")  # for compilers of onnx's own operators
+TARGETS = {
+    "cpu": CPU,
+    "cpu-avx2": CPU,
+    "cpu-vnni": CPU,
+    "cuda": Target(encoder=GPU, decoder=GPU),
+    "tensorrt": Target(encoder=STANDARD, decoder=STANDARD),
+    "openvino": Target(encoder=STANDARD, decoder=STANDARD),
+}
 HERE = CPU  # without a target: the order is then measured
 # Without data nobody knows what is lost: the order of how much that usually is.
-FAITHFUL = ("int8", "int8-block", "int4", "int4-all", *GPU)
+FAITHFUL = ("int8", "int8-block", "int4", "int4-all", *GPU, "fp16-standard", "int8-qdq")
+
+
+def recipe_for(target: str | None, *, calibrated: bool) -> str:
+    """The recipe to take for a target where none is named; calibrated: whether there is text for ranges."""
+    if target is None:
+        return "int8"
+    check_name("target", target, TARGETS)
+    if TARGETS[target].encoder == STANDARD and not calibrated:
+        return "fp16-standard"
+    return {CPU: "int8"}.get(TARGETS[target], TARGETS[target].encoder[0])
 
 
 @dataclass(frozen=True)
@@ -65,15 +83,9 @@ class Budget:
         return " and ".join(limits) or "no budget"
 
     def recipes(self, *, decodes: bool) -> list[Recipe]:
-        """Those that are tried, in order. Raises QuantizationError for a target that has none."""
+        """Those that are tried, in order."""
         target = HERE if self.target is None else TARGETS[self.target]
         names = target.decoder if decodes else target.encoder
-        if not names:
-            able = ", ".join(name for name, one in TARGETS.items() if one.encoder)
-            raise QuantizationError(
-                f"target={self.target!r}: no recipe of this version is for it (there are some for {able}, and for "
-                "the machine at hand, without a target)"
-            )
         if self.max_loss is None:
             names = tuple(sorted(names, key=FAITHFUL.index))
         return [RECIPES[name] for name in names]

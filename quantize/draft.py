@@ -118,7 +118,8 @@ class Draft:
         tensors = [tensor for name, tensor in self._new.items() if name in read]
         graph = helper.make_graph(self.nodes, old.name, list(old.input), list(old.output), tensors)
         self.model.graph.CopyFrom(graph)
-        if all(opset.domain != CONTRIB for opset in self.model.opset_import):
+        known = {opset.domain for opset in self.model.opset_import}
+        if CONTRIB not in known and any(node.domain == CONTRIB for node in self.nodes):
             self.model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
 
     def _mapped(self, name: str) -> npt.NDArray[Any]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from torchless.bundle import Bundle, read_bundle
 from torchless.errors import InputError, QuantizationError
-from torchless.manifest import Graph
+from torchless.manifest import FileEntry, Graph
 from torchless.quantize.data import Example, read_examples, sample
 from torchless.quantize.measure import compare
-from torchless.quantize.recipes import Recipe, for_encoder
+from torchless.quantize.recipes import Dialect, Recipe, for_encoder
 from torchless.text import Text, check_pair, check_text
 from torchless.writing import seal
 
@@ -31,15 +31,17 @@ FEW_ROWS = 16  # for a draft that is only looked at
 
 
 class Job:
-    """The bundle, its fused float32 graph, and the texts that it is calibrated and judged on (None: random tokens).
+    """The bundle, its float32 graph of a dialect, and the texts to calibrate and judge on (None: random tokens).
 
     What was measured inside the graph for one recipe is remembered for the next. Raises QuantizationError for a
     bundle that is quantized already or has no such graph, InputError for data that cannot be read.
     """
 
-    def __init__(self, bundle: str | os.PathLike[str], data: Data | None, *, verify: bool) -> None:
+    def __init__(
+        self, bundle: str | os.PathLike[str], data: Data | None, *, verify: bool, dialect: Dialect = "fused"
+    ) -> None:
         self.source = read_bundle(bundle, verify=verify)
-        self.graph = _graph_to_quantize(self.source)
+        self.graph = _graph_to_quantize(self.source, dialect)
         self.examples = None if data is None else _examples(self.source, data)
         self._rows: Sequence[Row] | None = None
         self._known: dict[int, Known] = {}  # by the number of rows
@@ -54,24 +56,32 @@ class Job:
 
     def write(self, folder: Path, recipe: Recipe) -> Bundle:
         """Fill an empty folder with the quantized bundle, checked against the source."""
-        self._copy_companions(folder)
-        draft, report = self.rewritten(recipe, folder / self.graph.file, rows=None)
+        self.copy_companions(folder)
+        graph = self.add(folder, recipe, self.graph.file)
+        source = self.source.manifest
+        first = dataclasses.replace(graph, recipe=None, parity=None)
+        seal(folder, dataclasses.replace(source, graphs=(first,), recipe=graph.recipe, parity=graph.parity))
+        return read_bundle(folder)
+
+    def add(self, folder: Path, recipe: Recipe, file: str) -> Graph:
+        """Write one graph into a folder, checked against the source: with its own recipe and parity."""
+        draft, report = self.rewritten(recipe, folder / file, rows=None)
         if not report.done and recipe.floats == 32:
             raise QuantizationError(
                 f"{self.source.file(self.graph.file)} has no matrix that {recipe.name} could quantize"
             )
         draft.save()
-        providers = ("cuda", "cpu") if recipe.floats == 16 else ("cpu",)
         graph = dataclasses.replace(
-            self.graph, precision=recipe.name, providers=providers, signed_int8=report.signed_int8
+            self.graph, file=file, precision=recipe.name, providers=recipe.providers, signed_int8=report.signed_int8
         )
         source = self.source.manifest
-        manifest = dataclasses.replace(source, graphs=(graph,), recipe=_record(recipe, report), parity=None)
+        made = _record(recipe, report)
+        files = dict.fromkeys((*source.files, file, f"{file}.data"), FileEntry(0, ""))  # not sealed yet
+        manifest = dataclasses.replace(source, graphs=(graph,), recipe=made, parity=None, files=files)
         parity = compare(Bundle(folder, manifest), self.source, self.graph)
         if source.parity is not None:
             parity["source"] = {name: source.parity.get(name) for name in ("against", "max_abs_error")}
-        seal(folder, dataclasses.replace(manifest, parity=parity))
-        return read_bundle(folder)
+        return dataclasses.replace(graph, recipe=made, parity=parity)
 
     def rewritten(
         self, recipe: Recipe, target: Path | None = None, rows: int | None = FEW_ROWS
@@ -113,7 +123,7 @@ class Job:
         known = self._known.setdefault(len(rows), Known())
         return Remembered(self.source, self.graph, rows, known, text=self.examples is not None)
 
-    def _copy_companions(self, folder: Path) -> None:
+    def copy_companions(self, folder: Path) -> None:
         """Tokenizer, configs and whatever else lies in the bundle, but no graph and no weights."""
         graphs = {graph.file for graph in self.source.manifest.graphs}
         for name in self.source.manifest.files:
@@ -122,19 +132,20 @@ class Job:
                 shutil.copyfile(self.source.file(name), folder / name)
 
 
-def _graph_to_quantize(bundle: Bundle) -> Graph:
+def _graph_to_quantize(bundle: Bundle, dialect: Dialect) -> Graph:
     graphs = bundle.manifest.graphs
+    for graph in graphs:
+        if graph.dialect == dialect and graph.precision == "fp32":
+            return graph
     if bundle.manifest.recipe is not None:
         name = bundle.manifest.recipe.get("name", graphs[0].precision)
         raise QuantizationError(
             f"{bundle.path} is quantized already ({name}): quantize the float32 bundle that it was made from"
         )
-    for graph in graphs:
-        if graph.dialect == "fused" and graph.precision == "fp32":
-            return graph
     have = ", ".join(f"{graph.dialect} {graph.precision}" for graph in graphs)
     raise QuantizationError(
-        f"{bundle.path} has no fused graph in float32 (it has {have}): export it with --dialect fused"
+        f"{bundle.path} has no {dialect} graph in float32 (it has {have}): export the checkpoint with "
+        f"--dialect {'all' if dialect == 'standard' else 'fused'}"
     )
 
 

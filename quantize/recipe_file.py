@@ -10,14 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from torchless.errors import QuantizationError
-from torchless.quantize.recipes import FLOATS, METHODS, RANGES, RECIPES, SCHEMES, Blocks, Keep, Recipe, Scheme
+from torchless.quantize.recipes import (
+    DIALECTS,
+    FLOATS,
+    METHODS,
+    RANGES,
+    RECIPES,
+    SCHEMES,
+    Blocks,
+    Keep,
+    Recipe,
+    Scheme,
+)
 from torchless.quantize.weights import BLOCKS
 from torchless.writing import write_text
 
 VALUES: Mapping[str, tuple[Any, ...]] = {
     "bits": (4, 8), "size": BLOCKS, "method": METHODS, "range": RANGES, "symmetric": (False, True)
 }  # fmt: skip
-FIELDS = ("name", "body", "ends", "tables", "migrate", "matrices", "floats")
+FIELDS = ("name", "body", "ends", "tables", "migrate", "matrices", "floats", "dialect")
 KNOWN = ", ".join(RECIPES)
 
 
@@ -63,6 +74,9 @@ def read_recipe(path: Path) -> Recipe:
     floats = raw.get("floats", 32)
     if type(floats) is not int or floats not in FLOATS:
         raise QuantizationError(f"{path}: floats={floats!r}: give one of {', '.join(map(str, FLOATS))}")
+    dialect = raw.get("dialect", DIALECTS[0])
+    if dialect not in DIALECTS:
+        raise QuantizationError(f"{path}: dialect={dialect!r}: give one of {', '.join(DIALECTS)}")
     name = raw.get("name", path.stem)
     if not isinstance(name, str) or not name:
         raise QuantizationError(f"{path}: name: expected text, found {name!r}")
@@ -72,6 +86,7 @@ def read_recipe(path: Path) -> Recipe:
         migrate=None if migrate is None else float(migrate),
         matrices={pattern: _scheme(one, f"{path}: matrices: {pattern}") for pattern, one in matrices.items()},
         floats=16 if floats == 16 else 32,
+        dialect=dialect,
     )
 
 

@@ -18,9 +18,11 @@ from torchless.errors import QuantizationError
 Method = Literal["nearest", "search", "gptq"]
 Range = Literal["minmax", "percentile", "entropy"]
 Floats = Literal[16, 32]
+Dialect = Literal["fused", "standard"]
 METHODS = ("nearest", "search", "gptq")
 RANGES = ("minmax", "percentile", "entropy")
 FLOATS = (16, 32)
+DIALECTS = ("fused", "standard")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Recipe:
     matrices: exceptions, a name (or a pattern with * and ?) and its scheme; the first that fits counts. migrate:
     how much of the unevenness of activations moves into the weights before both are rounded (see migrate.py), or
     None. floats: the bits of all that is no integer; 16 is for GPUs (see half.py), and with blocks or keep only.
+    dialect: of the graph that it is made from; "standard" for engines that know onnx's own operators only, which
+    blocks are not.
     """
 
     name: str
@@ -88,9 +92,16 @@ class Recipe:
     migrate: float | None = None
     matrices: Mapping[str, Scheme] = field(default_factory=dict)
     floats: Floats = 32
+    dialect: Dialect = "fused"
 
     def __post_init__(self) -> None:
         schemes = (self.body, *self.matrices.values())
+        everywhere = (*schemes, self.ends, self.tables)
+        if self.dialect == "standard" and any(isinstance(scheme, (Blocks, Columns)) for scheme in everywhere):
+            raise QuantizationError(
+                f"the recipe {self.name} is for the standard graph, which has no operators for blocks or columns: "
+                "give static or keep"
+            )
         if self.floats == 16 and any(isinstance(scheme, (Columns, Static)) for scheme in schemes):
             raise QuantizationError(
                 f"the recipe {self.name} has int8 products with float16, for which no processor has kernels: "
@@ -106,6 +117,14 @@ class Recipe:
         assert isinstance(scheme, Scheme)
         return scheme
 
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Those that have a kernel for every operator of what the recipe makes, the fastest first."""
+        if self.dialect == "standard":
+            whole = self.floats == 16
+            return ("tensorrt", "openvino", "cuda", "directml", "cpu") if whole else ("tensorrt", "openvino", "cpu")
+        return ("cuda", "directml", "cpu") if self.floats == 16 else ("cpu",)
+
     def record(self) -> dict[str, Any]:
         """For the manifest and for recipe files: the name, and the scheme of each part."""
         parts: dict[str, Any] = {part: describe(getattr(self, part)) for part in ("body", "ends", "tables")}
@@ -113,6 +132,8 @@ class Recipe:
             parts["migrate"] = self.migrate
         if self.floats != 32:
             parts["floats"] = self.floats
+        if self.dialect != "fused":
+            parts["dialect"] = self.dialect
         if self.matrices:
             parts["matrices"] = {pattern: describe(scheme) for pattern, scheme in self.matrices.items()}
         return {"name": self.name, **parts}
@@ -210,6 +231,25 @@ RECIPES = {
                 floats=16,
                 why="As for int4.",
             ),
+        ),
+        Recipe(
+            "int8-qdq",
+            body=Static(symmetric=True),
+            ends=Keep(),
+            tables=Keep(),
+            migrate=0.6,
+            dialect="standard",
+            why="What TensorRT takes: QuantizeLinear and DequantizeLinear around plain products, zero points 0. "
+            "OpenVINO takes it, too.",
+        ),
+        Recipe(
+            "fp16-standard",
+            body=Keep(),
+            ends=Keep(),
+            tables=Keep(),
+            floats=16,
+            dialect="standard",
+            why="float16 for TensorRT, which builds its engine of the types that the graph has.",
         ),
     )
 }

@@ -7,6 +7,7 @@ usage, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -55,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # A pipe on Windows would fail at the first character outside its code page.
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
     args = parse(arguments)
+    if sys.stderr is not None and sys.stderr.isatty():  # such as that TensorRT is going to build for minutes
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("torchless").setLevel(logging.INFO)
     if sys.stdout is None:  # `>&-`, or a program without a console
         print("torchless: standard output is closed", file=sys.stderr)
         return 1

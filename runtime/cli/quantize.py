@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from torchless.cli.bench import Progress
@@ -23,10 +24,11 @@ def add(commands: Any) -> None:
     command.add_argument("out", metavar="OUT", help="folder to write; it must not exist")
     command.add_argument(
         "--recipe",
-        default="int8",
+        action="append",
         help="int8 (default): a quarter of the size, nothing to notice; int4: smaller still, embedding and head in "
-        "8 bits; int4-all: those in 4 bits too; int8-block, int8-static; auto: the fastest here that holds the "
-        "budget; or a recipe file, .json",
+        "8 bits; int4-all: those in 4 bits too; int8-block, int8-static; fp16, fp16-int8, fp16-int4 for GPUs; "
+        "int8-qdq, fp16-standard for TensorRT; auto: the fastest here that holds the budget; or a recipe file, "
+        ".json. Given again, OUT gets a graph for each, and fp32 among them carries the float graphs along",
     )
     command.add_argument(
         "--data",
@@ -45,8 +47,8 @@ def add(commands: Any) -> None:
     command.add_argument(
         "--target",
         metavar="NAME",
-        help="with --recipe auto: cpu-avx2, cpu-vnni, cuda or tensorrt, by known order (default: this machine, "
-        "timed)",
+        help="cpu, cpu-avx2, cpu-vnni, cuda, tensorrt or openvino: take the recipe that suits it; with --recipe "
+        "auto those that suit it are tried in a known order (default: this machine, timed)",
     )
     command.add_argument(
         "--write-recipe", metavar="FILE", help="write the recipe that was used, to be edited and run again"
@@ -69,7 +71,7 @@ def act(args: argparse.Namespace) -> None:
         out = quantize(
             args.bundle,
             args.out,
-            recipe=args.recipe,
+            recipe=args.recipe[0] if args.recipe and len(args.recipe) == 1 else args.recipe,
             data=args.data,
             max_loss=args.max_loss,
             max_size=args.max_size,
@@ -85,9 +87,21 @@ def act(args: argparse.Namespace) -> None:
 
         own = {name: recipe[name] for name in FIELDS if name in recipe}
         write_text(args.write_recipe, json.dumps(own, indent=2, ensure_ascii=False) + "\n")
-    print(
-        f"{out}: {recipe.get('name')}, {before.size / 1e6:.1f} -> {after.size / 1e6:.1f} MB; outputs differ from "
-        f"{parity.get('against')} by at most {parity.get('max_abs_error', 0):.2g} "
+    sizes = f"{before.size / 1e6:.1f} -> {after.size / 1e6:.1f} MB"
+    graphs = after.manifest.graphs
+    if len(graphs) == 1:
+        print(f"{out}: {recipe.get('name')}, {sizes}; {_moved(parity)}")
+        return
+    print(f"{out}: {len(graphs)} graphs, {sizes}")
+    for graph in graphs:
+        print(
+            f"{graph.file}: {graph.precision}, for {', '.join(graph.providers)}; {_moved(graph.parity or parity)}"
+        )
+
+
+def _moved(parity: Mapping[str, Any]) -> str:
+    return (
+        f"outputs differ from {parity.get('against')} by at most {parity.get('max_abs_error', 0):.2g} "
         f"(the largest output is {parity.get('largest_output', 0):.3g})"
     )
 

@@ -35,12 +35,13 @@ def act(args: argparse.Namespace) -> None:
         "bundle": args.bundle,
         "files": result.files,
         "errors": result.errors,
-        "tolerance": result.tolerance,
+        "allowed": result.allowed,
         "ok": result.ok,
     }
     lines = [f"{result.files} files are as the manifest says"]
     for file, error in result.errors.items():
-        lines.append(f"{file}: differs from its recorded outputs by {error:.1e} (allowed: {result.tolerance:.1e})")
+        allowed = result.allowed[file]
+        lines.append(f"{file}: differs from its recorded outputs by {error:.1e} (allowed: {allowed:.1e})")
     if args.against:
         from torchless.export.parity import compare
 

@@ -24,7 +24,7 @@ from torchless.session import open_session
 
 CHUNKS = (5, 16, 2, 20)
 LENGTHS = (43, 9, 28)
-RECIPE_NAMES = tuple(RECIPES)
+RECIPE_NAMES = tuple(name for name, recipe in RECIPES.items() if recipe.dialect == "fused")
 TENTH = 0.1
 
 

@@ -118,7 +118,7 @@ def test_only_the_outputs_of_a_bert_are_float32(task: str, bert_bundles: dict[st
 def test_the_manifest_says_what_became_of_it(gpt_bundle: Path, tmp_path: Path) -> None:
     fp16 = read_bundle(quantize(gpt_bundle, tmp_path / "fp16", recipe="fp16"))
     (graph,) = fp16.manifest.graphs
-    assert (graph.precision, graph.providers, graph.signed_int8) == ("fp16", ("cuda", "cpu"), False)
+    assert (graph.precision, graph.providers, graph.signed_int8) == ("fp16", ("cuda", "directml", "cpu"), False)
     record: Any = fp16.manifest.recipe
     assert (record["name"], record["floats"], record["body"]) == ("fp16", 16, {"kind": "keep"})
     int8: Any = read_bundle(quantize(gpt_bundle, tmp_path / "int8")).manifest.recipe
