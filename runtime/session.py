@@ -89,7 +89,7 @@ def open_session(
             f"{path} cannot be opened by onnxruntime {ort.__version__}: {EXPORT_AGAIN}, or upgrade "
             f"onnxruntime ({reason})"
         ) from error
-    if provider.ort_name not in session.get_providers()[:1]:
+    if not session.get_providers()[0].startswith(provider.ort_name):  # OpenVINO's plugin adds ".AUTO"
         raise ProviderError(f"{path} was not taken by {provider.ort_name}, only by {session.get_providers()}")
     return session
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
 from typing import Any
 
-from torchless.errors import ProviderError
-from torchless.providers import BY_NAME
+from torchless.errors import TorchlessError
+from torchless.providers import BY_NAME, nvidia, plugins, wheels
 from torchless.providers.causes import why_not
 from torchless.version import __version__
 
-WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 OPTIONAL = ("onnx", "safetensors", "torch", "transformers")
+# What to make for a provider that is usable here.
+RECIPES = {
+    "cpu": "int8; int4 where size or tokens a second matter more than a little quality",
+    "cuda": "fp16; fp16-int4 for a smaller file (quantize --target cuda)",
+    "tensorrt": "export --dialect all, then quantize --target tensorrt",
+    "openvino": "export --dialect all, then quantize --target openvino",
+    "directml": "fp16",
+    "coreml": "export --dialect all",
+}
 
 
 def add(commands: Any) -> None:
@@ -36,6 +43,10 @@ def act(args: argparse.Namespace) -> None:
     for name, value in found.items():
         if isinstance(value, list):
             value = ", ".join(value) or "none"
+        elif name in ("providers", "recipes"):
+            for key, text in value.items():
+                print(f"{f'{name[:-1]} {key}':22}{text}")
+            continue
         elif isinstance(value, dict):
             value = ", ".join(f"{key} {version or 'missing'}" for key, version in value.items())
         print(f"{name.replace('_', ' '):22}{value}")
@@ -46,38 +57,42 @@ def examine() -> dict[str, Any]:
     found: dict[str, Any] = {
         "torchless": __version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        "runtime": {name: _version(name) for name in ("numpy", "tokenizers")},
-        "onnxruntime_wheels": [f"{name} {_version(name)}" for name in WHEELS if _version(name)],
-        "for_export": {name: _version(name) for name in OPTIONAL},
+        "runtime": {name: wheels.version_of(name) for name in ("numpy", "tokenizers")},
+        "onnxruntime_wheels": [f"{name} {version}" for name, version in wheels.wheels().items()],
+        "plugins": [str(package) for package in plugins.packages()],
+        "driver": nvidia.driver_version() or "no driver of NVIDIA",
+        "gpus": [f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB, {gpu.capability}" for gpu in nvidia.gpus()],
+        "for_export": {name: wheels.version_of(name) for name in OPTIONAL},
         "cores": os.cpu_count(),
     }
     advice = []
-    if len(found["onnxruntime_wheels"]) > 1:
-        advice.append("several onnxruntime wheels overwrite each other: uninstall all of them, install one")
+    if twice := wheels.overwritten():
+        advice.append(f"{twice}: uninstall all of them, install one")
     try:
+        from torchless.exactness import signed_int8_saturates
         from torchless.ort import onnxruntime
         from torchless.session import default_threads
 
         ort = onnxruntime()
-        from torchless.exactness import signed_int8_saturates
-
         by_name = {kind.ort_name: name for name, kind in BY_NAME.items()}
         found["threads"] = default_threads() or "one a physical core"
         found["providers_in_wheel"] = [by_name.get(p, p) for p in ort.get_available_providers()]
-        found["providers_usable"] = [name for name, kind in BY_NAME.items() if why_not(kind()) is None]
+        causes = {name: _why_not(name) for name in BY_NAME}
+        found["providers"] = {name: cause or "usable" for name, cause in causes.items()}
+        found["providers_usable"] = [name for name, cause in causes.items() if cause is None]
+        found["recipes"] = {name: RECIPES[name] for name in found["providers_usable"]}
         saturates = signed_int8_saturates()
         found["int8"] = (
             "16-bit sums saturate here: int8 bundles run in the precise mode" if saturates else "exact and fast"
         )
-        advice.append("use the recipe int8; int4 where size or tokens a second matter more than a little quality")
-    except ProviderError as error:
+    except TorchlessError as error:
         advice.append(str(error))
     found["advice"] = advice
     return found
 
 
-def _version(name: str) -> str | None:
+def _why_not(name: str) -> str | None:
     try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        return why_not(BY_NAME[name]())
+    except Exception as error:  # a broken package is a finding, whatever it raises
+        return f"{type(error).__name__}: {error}"

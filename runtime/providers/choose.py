@@ -118,7 +118,7 @@ def choose_graph(bundle: Bundle, provider: Provider, dialect: str | None = None,
     wanted = (f" of the {dialect} dialect" if dialect else "") + (f" in {file}" if file else "")
     raise ProviderError(
         f"{bundle.path} has no graph{wanted} for {provider.name} (it has {have}): make one with "
-        f"{_maker(provider.options)}"
+        f"{_maker(provider.options, dialect)}"
     )
 
 
@@ -129,9 +129,9 @@ def _suits(graph: Graph, options: Options, *, named: bool) -> bool:
     return options.name in graph.providers
 
 
-def _maker(options: Options) -> str:
+def _maker(options: Options, dialect: str | None) -> str:
     """The commands that make a graph for this provider."""
-    if isinstance(options, CPU):
+    if isinstance(options, CPU) and dialect != "standard":
         return "`torchless export CHECKPOINT OUT`"
     command = "`torchless export CHECKPOINT OUT --dialect all`"
     if options.name in FURTHER:

@@ -168,8 +168,8 @@ class OpenVINO(Options):
     """Intel's runtime: its own CPU kernels (on any x86-64), Intel's GPUs and NPUs.
 
     device_type: "CPU", "GPU", "NPU", "AUTO" or another that OpenVINO knows. precision: "f32", "f16" or "bf16" for
-    the arithmetic, by default what the device prefers on a GPU and f32 on a CPU. threads: of a CPU, by default all.
-    cache_dir: keeps compiled graphs, for a quicker start.
+    the arithmetic; by default f32 for CPU and AUTO (some processors would take bf16), else what the device prefers.
+    threads: of a CPU, by default all. cache_dir: keeps compiled graphs, for a quicker start.
     """
 
     name = "openvino"
@@ -195,7 +195,7 @@ class OpenVINO(Options):
     def load_config(self) -> str:
         """OpenVINO's own properties of the device, as JSON."""
         asked = {
-            "INFERENCE_PRECISION_HINT": self.precision or ("f32" if self.device_type == "CPU" else None),
+            "INFERENCE_PRECISION_HINT": self.precision or ("f32" if self.device_type in ("CPU", "AUTO") else None),
             "INFERENCE_NUM_THREADS": None if self.threads is None else str(self.threads),
             "CACHE_DIR": self.cache_dir,
         }

@@ -16,6 +16,7 @@ import tiny
 import torchless
 from torchless.export import export
 from torchless.manifest import MANIFEST
+from torchless.providers import BY_NAME
 
 CopyOf = Callable[[Path], Path]
 Shell = Callable[..., tuple[int, str, str]]
@@ -171,7 +172,9 @@ def test_inspect_shows_a_bundle_whose_parity_record_is_odd(
 def test_doctor_tells_the_versions_and_never_fails(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     found = json.loads(shell("doctor", "--json")[1])
     assert found["torchless"] == torchless.__version__ and found["providers_usable"] == ["cpu"]
-    assert "torchless" in shell("doctor")[1]
+    assert found["providers"].keys() == BY_NAME.keys() and "pip install" in found["providers"]["cuda"]
+    assert found["recipes"].keys() == {"cpu"} and (found["gpus"], found["plugins"]) == ([], [])
+    assert "provider tensorrt     onnxruntime " in shell("doctor")[1]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     code, out, err = shell("doctor")
     assert (code, err) == (0, "") and "onnxruntime is not installed: pip install" in out

@@ -155,9 +155,7 @@ def test_a_dialect_that_the_bundle_lacks_is_refused_with_the_command_that_makes_
 ) -> None:
     with torchless.load(gpt_bundle, dialect="standard") as model:
         assert model.graph.file == "model.standard.onnx"
-    lacks = (
-        r"has no graph of the standard dialect for cpu \(it has model\.onnx \(fused, fp32; cpu\)\): make one with"
-    )
+    lacks = r"no graph of the standard dialect.* \(it has model\.onnx \(fused, fp32; .*\)\): make one with .* all`"
     with pytest.raises(ProviderError, match=lacks):
         torchless.load(bert_bundles["fill-mask"], dialect="standard")
 
