@@ -179,6 +179,7 @@ class Setup:
 
 
 SHIFTED = dict(max_position_embeddings=514, type_vocab_size=1)  # positions begin behind the padding's
+GROUPED = dict(num_key_value_heads=2, bos_token_id=0, eos_token_id=0)
 SETUPS = {
     "albert": Setup("albert", dict(embedding_size=64)),
     "bert": Setup("bert"),
@@ -193,8 +194,12 @@ SETUPS = {
     "distilbert": Setup("bert", dict(hidden_dim=512)),
     "electra": Setup("bert", dict(embedding_size=64)),
     "gpt2": Setup("gpt2", dict(bos_token_id=0, eos_token_id=0)),
+    "llama": Setup("gpt2", GROUPED),
+    "mistral": Setup("gpt2", GROUPED | dict(sliding_window=64)),
     "mpnet": Setup("mpnet", dict(max_position_embeddings=514)),
     "openai-gpt": Setup("openai-gpt"),
+    "qwen2": Setup("gpt2", GROUPED),
+    "qwen3": Setup("gpt2", GROUPED | dict(head_dim=32)),
     "roberta": Setup("roberta", SHIFTED),
     "xlm-roberta": Setup("xlm-roberta", SHIFTED),
 }  # fmt: skip

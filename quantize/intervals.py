@@ -22,6 +22,7 @@ RESAMPLES = 2_000
 TOGETHER = 1_000_000  # counts at a time: 8 MB
 SEED = 0
 TAIL = 2.5  # percent on either side
+ENOUGH = 6  # examples: fewer all differ the same way by chance in 1 of 16 cases or more
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def estimate(models: Sequence[Sequence[Measure]]) -> list[tuple[dict[str, Interv
 
     The bounds are percentiles of the resamples, and hold the value itself: what takes absolute values, as the
     calibration error does, is larger in resamples. A share that is 0 or 1 in all examples is so in all resamples
-    as well; its other bound is then 3 / N away (the rule of three: Hanley and Lippman-Hand, 1983).
+    as well; its other bound is then 3 / N away (the rule of three: Hanley and Lippman-Hand, 1983). The difference of
+    fewer than ENOUGH examples always reaches to 0.
     """
     resampled = _resample(models)
     found = []
@@ -82,6 +84,8 @@ def estimate(models: Sequence[Sequence[Measure]]) -> list[tuple[dict[str, Interv
             if number and name in resampled[0]:
                 reference, before = resampled[0][name]
                 against[name] = _percentiles(value - reference, drawn - before)
+                if measure.examples < ENOUGH:
+                    against[name] = _undecided(against[name])
         found.append((quality, against))
     return found
 
@@ -114,6 +118,11 @@ def _value(measure: Measure) -> float:
 def _percentiles(value: float, drawn: Float) -> Interval:
     low, high = np.percentile(drawn, (TAIL, 100 - TAIL))
     return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def _undecided(difference: Interval) -> Interval:
+    """It reaches to 0."""
+    return Interval(difference.value, min(difference.low, 0.0), max(difference.high, 0.0))
 
 
 def _rule_of_three(measure: Measure, interval: Interval) -> Interval:

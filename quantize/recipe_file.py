@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
 }  # fmt: skip
 FIELDS = ("name", "body", "ends", "tables", "migrate", "matrices", "floats", "dialect")
 KNOWN = ", ".join(RECIPES)
+NAME = re.compile(r"[^\W_][\w .+-]{0,49}")  # it names files
+RESERVED = ("auto", "fp32")
 
 
 def find_recipe(recipe: str | os.PathLike[str] | Recipe) -> Recipe:
@@ -54,7 +57,7 @@ def write_recipe(recipe: Recipe, path: str | os.PathLike[str]) -> None:
 def read_recipe(path: Path) -> Recipe:
     """Raises QuantizationError for what cannot be read, naming the field."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin files with a mark
     except (OSError, ValueError, RecursionError) as error:
         raise QuantizationError(f"the recipe {path} cannot be read ({error})") from None
     if not isinstance(raw, dict):
@@ -80,6 +83,11 @@ def read_recipe(path: Path) -> Recipe:
     name = raw.get("name", path.stem)
     if not isinstance(name, str) or not name:
         raise QuantizationError(f"{path}: name: expected text, found {name!r}")
+    if not NAME.fullmatch(name) or name in RESERVED:
+        raise QuantizationError(
+            f"{path}: name={name!r}: give letters, digits, spaces and . _ + -, a letter or digit first, 50 of them "
+            f"at most, and not {' or '.join(RESERVED)}"
+        )
     return Recipe(
         name,
         **parts,

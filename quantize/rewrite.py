@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from onnx import helper
 
+from torchless.errors import QuantizationError
 from torchless.quantize.calibrate import Calibration
 from torchless.quantize.columns import steady_ends, to_columns
 from torchless.quantize.draft import CONTRIB, Draft
@@ -39,7 +41,8 @@ class Report:
 
 
 def rewrite(draft: Draft, recipe: Recipe, calibration: Calibration) -> Report:
-    """Quantize every matrix of the draft as the recipe says."""
+    """Quantize every matrix of the draft as the recipe says. QuantizationError for exceptions that do not fit it."""
+    _check_exceptions(recipe, *find_matrices(draft))
     if recipe.floats == 16:
         to_half(draft)
     migrate(draft, recipe, calibration)
@@ -73,6 +76,22 @@ def rewrite(draft: Draft, recipe: Recipe, calibration: Calibration) -> Report:
             to_static(draft, matrix, scheme, found[scheme])
         done.append((matrix, scheme))
     return Report(tuple(done), tuple(left))
+
+
+def _check_exceptions(recipe: Recipe, matrices: Sequence[Matrix], left: Sequence[Left]) -> None:
+    for pattern in recipe.matrices:
+        if not any(fnmatchcase(one.name, pattern) for one in (*matrices, *left)):
+            raise QuantizationError(
+                f"the recipe {recipe.name} has a scheme for {pattern!r}, and no matrix has such a name: "
+                "torchless sensitivity tells the names"
+            )
+    for one in matrices:
+        scheme = recipe.scheme(one.name, one.role)
+        if isinstance(scheme, (Columns, Static)) and any(node.op_type == "Gather" for node in one.readers):
+            raise QuantizationError(
+                f"the recipe {recipe.name} has {type(scheme).__name__.lower()} for {one.name}: an embedding can be "
+                "blocks or keep"
+            )
 
 
 def _mends(matrix: Matrix, scheme: Scheme) -> bool:

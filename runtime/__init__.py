@@ -110,6 +110,8 @@ def load(
     file: str | None = None,
     strict: bool = False,
     verify: bool = False,
+    download: bool = False,
+    revision: str | None = None,
 ) -> Any:
     """Open a bundle: a TextGeneration, TextClassification, FillMask, ..., by the bundle's task.
 
@@ -119,14 +121,21 @@ def load(
     one that is here. strict: raise if that provider leaves any node to the CPU; `model.provider.placement` tells.
     threads: for one operator, by default one a physical core. spin: let idle threads busy-wait between calls.
     dialect: "fused" or "standard", and file: that of one graph, by default the first that suits the provider.
-    verify: hash the weights too, not only everything else.
+    verify: hash the weights too, not only everything else. download: where `bundle` is no folder, it is a model of
+    the Hugging Face hub, "org/name", whose files go into the hub's cache; revision: its branch, tag or commit.
 
     Raises BundleError for a folder that is not a sound bundle, InputError for a task that its head cannot do and
     for what is no path, ProviderError for a provider that cannot run.
     """
+    from torchless.arguments import check_flag
     from torchless.opening import open_folder
     from torchless.providers.first import Settings
 
+    check_flag("download", download)
+    if download or revision is not None:
+        from torchless.download import located
+
+        bundle = located(bundle, download_asked=download, revision=revision, file=file)
     opened = open_folder(bundle, task=task, file=file, verify=verify)
     own = opened.manifest.task
     if own not in TASKS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +12,7 @@ from torchless.arguments import check_flag
 from torchless.errors import BundleError, InputError
 from torchless.manifest import EXPORT_AGAIN, MANIFEST, FileEntry, Manifest
 
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LARGEST_MANIFEST = 8 << 20  # bytes; a manifest is a few kilobytes, anything near this is an attack
 
 
@@ -48,6 +50,7 @@ def read_bundle(path: str | os.PathLike[str], *, verify: bool = False) -> Bundle
         raise BundleError(
             f"{folder} is not a folder: give the folder that `torchless export` wrote"
             + (" (unzip the archive first)" if folder.is_file() else "")
+            + (", or pass download=True (--download) to ask the hub for it" if looks_like_a_name(path) else "")
         )
     where = folder / MANIFEST
     try:
@@ -71,12 +74,25 @@ def read_bundle(path: str | os.PathLike[str], *, verify: bool = False) -> Bundle
     return bundle
 
 
+def looks_like_a_name(path: object) -> bool:
+    """Whether this could be a model of the hub, "org/name", rather than a folder's path."""
+    return isinstance(path, str) and HUB_NAME.fullmatch(path) is not None
+
+
 def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def lies_within(path: Path, folder: Path) -> bool:
+    """Whether a file is the folder's own; those of a snapshot in the hub's cache are links to its blobs."""
+    real, homes = path.resolve(), [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        homes.append((folder.parent.parent / "blobs").resolve())
+    return any(real.is_relative_to(home) for home in homes)
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry, *, hashed: bool) -> None:
@@ -86,7 +102,7 @@ def _check_file(folder: Path, name: str, entry: FileEntry, *, hashed: bool) -> N
         raise BundleError(f"{folder / MANIFEST}: the path {name!r} leaves the bundle: do not trust this bundle")
     path = folder / pure
     try:
-        inside = path.resolve().is_relative_to(folder.resolve())
+        inside = lies_within(path, folder)
         size = path.stat().st_size
     except (OSError, RuntimeError, ValueError):  # a loop of links; a name that no file can have
         raise BundleError(f"{path} is missing: {EXPORT_AGAIN}") from None

@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from torchless.bundle import Bundle
+from torchless.bundle import Bundle, lies_within
 from torchless.errors import BundleError, InputError
 from torchless.external import locations
 from torchless.hub_config import labels_of, problem_type_of, read_object, read_pooling, special_tokens_of
@@ -71,23 +71,26 @@ LARGEST_CONTEXT = 1 << 24
 
 def graphs_in(folder: Path) -> list[Graph]:
     """The graphs of a folder that has no manifest, the one to take by default first."""
-    found: list[tuple[tuple[int, int, int], Graph]] = []
-    for place, below in enumerate(FOLDERS):
-        for path in sorted((folder / below).glob("*.onnx")):
-            stem = next((one for one in STEMS if re.fullmatch(rf"{one}(?:_.+)?", path.stem)), None)
-            if stem is None:
-                continue
-            how = path.stem.removeprefix(stem).lstrip("_").lower()
-            kind = how.partition("_")[0] if how not in PRECISIONS else how
-            precision = PRECISIONS.get(kind, "fp32" if re.fullmatch(r"o[1-4]", kind) else how)
-            rank = (
-                STEMS.index(stem),
-                list(PRECISIONS).index(kind) if kind in PRECISIONS else len(PRECISIONS),
-                place,
-            )
-            file = (PurePosixPath(below) / path.name).as_posix()
-            providers = PROVIDERS if precision in ("fp32", "fp16") else ("cpu",)
-            found.append((rank, Graph(file, "foreign", precision, providers, signed_int8=precision == "int8")))
+    places = [folder / below for below in FOLDERS]
+    return ranked(path.relative_to(folder).as_posix() for place in places for path in place.glob("*.onnx"))
+
+
+def ranked(names: Iterable[str]) -> list[Graph]:
+    """Those of a folder's files that are graphs of a text model, the one to take by default first."""
+    found: list[tuple[tuple[int, int, int, str], Graph]] = []
+    for name in names:
+        path = PurePosixPath(name)
+        below = "" if path.parent == PurePosixPath(".") else path.parent.as_posix()
+        stem = next((one for one in STEMS if re.fullmatch(rf"{one}(?:_.+)?", path.stem)), None)
+        if path.suffix != ".onnx" or below not in FOLDERS or stem is None:
+            continue
+        how = path.stem.removeprefix(stem).lstrip("_").lower()
+        kind = how if how in PRECISIONS else how.partition("_")[0]
+        precision = PRECISIONS.get(kind, "fp32" if re.fullmatch(r"o[1-4]", kind) else how)
+        known = list(PRECISIONS).index(kind) if kind in PRECISIONS else len(PRECISIONS)
+        rank = STEMS.index(stem), known, FOLDERS.index(below), name
+        providers = PROVIDERS if precision in ("fp32", "fp16") else ("cpu",)
+        found.append((rank, Graph(name, "foreign", precision, providers, signed_int8=precision == "int8")))
     return [graph for _, graph in sorted(found, key=lambda one: one[0])]
 
 
@@ -262,12 +265,9 @@ def _files(folder: Path, graphs: Sequence[str], chosen: str, external: set[str])
 def _size(folder: Path, name: str) -> int:
     """Bytes of a file that lies in the folder, or, in a snapshot of the hub's cache, where its links lead."""
     path = folder / name
-    homes = [folder.resolve()]
-    if folder.parent.name == "snapshots":
-        homes.append((folder.parent.parent / "blobs").resolve())
     try:
         real = path.resolve()
-        if not any(real.is_relative_to(home) for home in homes):
+        if not lies_within(path, folder):
             raise BundleError(f"{path} leads out of the folder: do not trust this model")
         if not real.is_file():
             raise BundleError(f"{path} is missing: download it again")

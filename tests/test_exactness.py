@@ -93,8 +93,8 @@ def flat(path) -> np.ndarray:
 
 def test_a_bundle_made_here_answers_the_same_on_a_processor_without_vnni(tmp_path):
     """Float sums end in another last bit there, which can turn a rounding; saturated sums would be far away."""
-    export(tiny.gpt2(n_embd=64, n_head=4), tmp_path / "gpt", tokenizer=tiny.bpe(), check=False)
-    export(tiny.bert("fill-mask"), tmp_path / "bert", tokenizer=tiny.wordpiece(), check=False)
+    export(tiny.gpt2(n_embd=64, n_head=4), tmp_path / "gpt", tokenizer=tiny.bpe(), dialect="all", check=False)
+    export(tiny.bert("fill-mask"), tmp_path / "bert", tokenizer=tiny.wordpiece(), dialect="all", check=False)
     recipes = [name for name in RECIPES if not name.startswith("fp16")]
     made = [
         quantize(tmp_path / family, tmp_path / f"{family}-{name}", recipe=name)

@@ -193,6 +193,5 @@ def text_scores(b: Builder, c: LlamaConfig, w: Weights, rows: Value) -> Outputs:
 
 HEADS = {
     "ForCausalLM": Head("text-generation", next_token, (r"lm_head\.weight",)),
-    "Model": Head("text-generation", next_token, (r"lm_head\.weight",)),
     "ForSequenceClassification": Head("text-classification", text_scores, (r"score\..*",)),
 }

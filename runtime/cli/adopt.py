@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     command.add_argument("folder", metavar="FOLDER")
     command.add_argument("out", metavar="OUT")
     command.add_argument("--task", help="what the graph is for, where the folder does not say it right")
-    command.add_argument("--file", help="which graph, where there are several: onnx/model_quantized.onnx")
+    command.add_argument("--graph-file", metavar="NAME", help="which graph of several, by its file's name")
     command.add_argument("--overwrite", action="store_true", help="replace OUT if it is a bundle")
     command.set_defaults(act=act)
 
@@ -25,7 +25,7 @@ def act(args: argparse.Namespace) -> None:
     from torchless.adopting import adopt
     from torchless.bundle import read_bundle
 
-    out = adopt(args.folder, args.out, task=args.task, file=args.file, overwrite=args.overwrite)
+    out = adopt(args.folder, args.out, task=args.task, file=args.graph_file, overwrite=args.overwrite)
     bundle = read_bundle(out)
     manifest, graph = bundle.manifest, bundle.manifest.graphs[0]
     size = f"{bundle.size / 1e6:.1f} MB"

@@ -80,14 +80,17 @@ class Progress:
 
 
 def _count(value: str) -> int:
-    count = int(value)  # ValueError is wrong usage
+    try:
+        count = int(value)
+    except ValueError:
+        count = 0
     if count < 1:
-        raise argparse.ArgumentTypeError(f"{value}: give a whole number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{value!r}: give a whole number of 1 or more")
     return count
 
 
 def _counts(value: str) -> list[int]:
     try:
         return [_count(part) for part in value.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{value!r}: give whole numbers, such as 16,128") from None
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{value!r}: give whole numbers of 1 or more, such as 16,128") from None

@@ -69,11 +69,12 @@ def examine() -> dict[str, Any]:
     if twice := wheels.overwritten():
         advice.append(f"{twice}: uninstall all of them, install one")
     try:
-        from torchless.exactness import signed_int8_saturates
         from torchless.ort import onnxruntime
-        from torchless.session import default_threads
 
         ort = onnxruntime()
+        from torchless.exactness import signed_int8_saturates
+        from torchless.session import default_threads
+
         by_name = {kind.ort_name: name for name, kind in BY_NAME.items()}
         found["threads"] = default_threads() or "one a physical core"
         found["providers_in_wheel"] = [by_name.get(p, p) for p in ort.get_available_providers()]

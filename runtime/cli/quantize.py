@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torchless.cli.bench import Progress
+from torchless.errors import InputError
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -61,6 +62,13 @@ def act(args: argparse.Namespace) -> None:
     from torchless.bundle import read_bundle
     from torchless.quantize import quantize
     from torchless.quantize.budget import Told
+
+    if args.write_recipe is not None:
+        from torchless.quantize.report.files import check_outputs
+
+        if args.recipe and len(args.recipe) > 1:
+            raise InputError("--write-recipe writes one recipe: give --recipe once")
+        check_outputs({"write-recipe": args.write_recipe}, [args.data] if args.data else [])
 
     with Progress() as progress:
 

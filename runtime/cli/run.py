@@ -44,7 +44,15 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--json", action="store_true", help="print one JSON object a line")
     command.add_argument("--task", help="another task of the same head: text-ranking, zero-shot-classification")
-    command.add_argument("--provider", default="cpu", help="cpu (default) or auto")
+    command.add_argument(
+        "--provider", default="cpu", help="cpu (default), cuda, tensorrt, openvino, directml, coreml or auto"
+    )
+    command.add_argument("--graph-file", metavar="NAME", help="which graph of several, by its file's name")
+    command.add_argument("--strict", action="store_true", help="refuse a provider that leaves nodes to the CPU")
+    command.add_argument(
+        "--download", action="store_true", help="BUNDLE is a model of the Hugging Face hub, org/name: fetch it once"
+    )
+    command.add_argument("--revision", help="of a download: a branch, a tag or a commit")
     command.add_argument("--threads", type=int, help="threads of one operator (default: one a physical core)")
     command.add_argument("--top-k", type=int, metavar="K", help="draw among K tokens; or give the K best answers")
     _add_generation(command.add_argument_group("text generation"))
@@ -205,7 +213,16 @@ def act(args: argparse.Namespace) -> int:
 
     if args.interactive and (args.texts or args.file is not None or args.pair):
         args.usage_error("-i asks for the texts itself: leave TEXT out, and --file and --pair")
-    with torchless.load(args.bundle, task=args.task, provider=args.provider, threads=args.threads) as model:
+    with torchless.load(
+        args.bundle,
+        task=args.task,
+        provider=args.provider,
+        threads=args.threads,
+        file=args.graph_file,
+        strict=args.strict,
+        download=args.download,
+        revision=args.revision,
+    ) as model:
         task = args.task or model.bundle.manifest.task
         if task not in FORMS:
             raise BundleError(f"{args.bundle}: the command line does not know the task {task!r}")

@@ -12,7 +12,7 @@ import tiny
 import torch
 import transformers
 from encoders import random_rows, torch_output
-from environments import python_with, run_with
+from other_python import python_with, run_with
 
 from torchless.bundle import read_bundle
 from torchless.export import export

@@ -21,7 +21,7 @@ ROOMS = {
     "quantize": Path(str(importlib.util.find_spec("torchless.quantize").origin)).parent,  # type: ignore[union-attr]
 }
 THREE = {"numpy", "tokenizers", "onnxruntime"}
-EXTRAS = {"jinja2", "llguidance"}  # only inside the functions that need them
+EXTRAS = {"jinja2", "llguidance", "huggingface_hub"}  # only inside the functions that need them
 FORBIDDEN = (
     "torch",
     "transformers",
