@@ -41,6 +41,7 @@ def export(
     normalize: bool | None = None,
     check: bool = True,
     overwrite: bool = False,
+    exporter: Literal["direct", "optimum"] = "direct",
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write the bundle `out` from a Hugging Face folder, nanoGPT's ckpt.pt or a live torch module, and check it.
@@ -53,6 +54,8 @@ def export(
     else the mean, not normalized.
     check: compare with torch where torch and transformers are installed, otherwise with the other dialect; the
     error goes into the manifest, and one above 1e-4 of the largest output (of 1 at least) is an ExportError.
+    exporter: "optimum" traces the model with optimum-onnx and fuses it with onnxruntime's optimizer, for
+    architectures that torchless has no file for (optimum.py); its graph concatenates keys and values.
     progress: called with a line for each stage.
 
     Returns the bundle's path. Raises ExportError for what cannot be exported and BundleError for what cannot
@@ -62,6 +65,18 @@ def export(
         raise ExportError(f"dialect={dialect!r} is unknown (known: fused, standard, all)")
     if not isinstance(out, str | os.PathLike):
         raise ExportError(f"out is a {type(out).__name__}: give the path of the folder to write")
+    if exporter not in ("direct", "optimum"):
+        raise ExportError(f"exporter={exporter!r} is unknown (known: direct, optimum)")
+    if exporter == "optimum":
+        from torchless.export.optimum import export_with_optimum
+
+        own = {"head": head, "tokenizer": tokenizer, "pooling": pooling, "normalize": normalize}
+        if given := [name for name, value in own.items() if value is not None]:
+            raise ExportError(
+                f"{', '.join(given)} is for the direct exporter: leave it out with exporter='optimum'"
+            )
+        tell = progress or (lambda line: None)
+        return export_with_optimum(source, out, task=task, check=check, overwrite=overwrite, tell=tell)
     opened = open_source(source, tokenizer)
     plan = make_plan(opened, task, pooling, normalize, head)
     opened, tell = with_head(opened, plan), progress or (lambda line: None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torchless.bundle import Bundle
 from torchless.errors import BundleError, InputError
-from torchless.manifest import MANIFEST
+from torchless.manifest import MANIFEST, Manifest
 from torchless.opening import open_folder
 from torchless.probe import Probe, record, run_probe
 from torchless.writing import new_bundle, seal
@@ -37,16 +37,21 @@ def adopt(
         raise BundleError(f"{source.path} is a bundle already: load it as it is")
     if not isinstance(out, str | os.PathLike):
         raise InputError(f"out is a {type(out).__name__}: give the path of the folder to write")
-    graph, *others = source.manifest.graphs
-    left = {other.file for other in others}
     with new_bundle(out, overwrite=overwrite) as new:
-        for name in source.manifest.files:
-            if name not in left:
-                (new / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source.file(name), new / name)
-        lossy = {"name": graph.precision} if graph.precision not in ("fp32", "fp16") else None
-        manifest = dataclasses.replace(source.manifest, graphs=(graph,), recipe=lossy)
+        manifest = copy_into(source, new)
         probe = Probe.make(manifest, manifest.segments or 1)
-        found = run_probe(Bundle(new, manifest), graph, probe)
+        found = run_probe(Bundle(new, manifest), manifest.graphs[0], probe)
         seal(new, dataclasses.replace(manifest, parity=record("itself, when it was adopted", probe, found, 0.0)))
     return Path(out)
+
+
+def copy_into(source: Bundle, new: Path) -> Manifest:
+    """Copy another tool's folder, of its graphs the first; the manifest, which is not yet sealed."""
+    graph, *others = source.manifest.graphs
+    left = {other.file for other in others}
+    for name in source.manifest.files:
+        if name not in left:
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.file(name), new / name)
+    lossy = {"name": graph.precision} if graph.precision not in ("fp32", "fp16") else None
+    return dataclasses.replace(source.manifest, graphs=(graph,), recipe=lossy)

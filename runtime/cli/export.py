@@ -25,7 +25,13 @@ def add(commands: Any) -> None:
         help="fused: onnxruntime's own operators, fastest (default); standard: plain ONNX; all: both",
     )
     command.add_argument("--head", metavar="NAME", help="the last layer, where the checkpoint calls it otherwise")
-    command.add_argument("--exporter", choices=("direct",), default="direct", help="who writes the graph")
+    command.add_argument(
+        "--exporter",
+        choices=("direct", "optimum"),
+        default="direct",
+        help="direct: torchless, for the families that it knows (default); optimum: optimum-onnx and onnxruntime's "
+        "optimizer, for any other (an environment of its own: torchless[optimum])",
+    )
     command.add_argument(
         "--tokenizer",
         metavar="PATH",
@@ -62,6 +68,7 @@ def act(args: argparse.Namespace) -> None:
         normalize=args.normalize,
         check=not args.no_check,
         overwrite=args.overwrite,
+        exporter=args.exporter,
         progress=lambda line: print(f"{line} ...", file=sys.stderr),
     )
     bundle = read_bundle(out)
