@@ -220,21 +220,18 @@ def masked_attention(
     layer's queries and keys.
     """
     matrix, bias = b.weight(w.name("qkv.weight"), qkv[0]), b.weight(w.name("qkv.bias"), qkv[1])
-    product = b.op("MatMul", x, matrix)  # [B,S,3HE]
     if not b.fused:
-        product = b.op("Add", product, bias)
+        product = b.op("Add", b.op("MatMul", x, matrix), bias)  # [B,S,3HE]
         return _masked(b, product, attention_mask, heads, size, scale, attention_bias)
-    if callable(attention_bias):  # which needs queries and keys with their bias, before the operator adds it
-        product, bias = b.op("Add", product, bias), ""
-    q, k, v = b.ops("Split", product, outputs=3, axis=-1, num_outputs=3)
     mask = b.once("mask") or b.once("mask", b.op("Cast", attention_mask, to=6))  # int32
     assert mask is not None
-    if callable(attention_bias):
-        attention_bias = attention_bias(_turn(b, q, heads, size), _turn(b, k, heads, size))
-    return b.op(
-        "MultiHeadAttention", q, k, v, bias, mask, attention_bias, domain=CONTRIB,
-        num_heads=heads, scale=scale, mask_filter_value=LOWEST,
-    )  # fmt: skip
+    kept: dict[str, float] = {"num_heads": heads, "scale": scale, "mask_filter_value": LOWEST}
+    if not callable(attention_bias):
+        return b.op("Attention", x, matrix, bias, mask, "", attention_bias, domain=CONTRIB, **kept)
+    # What is added depends on queries and keys, so they are made before the operator that compares them.
+    q, k, v = b.ops("Split", b.op("Add", b.op("MatMul", x, matrix), bias), outputs=3, axis=-1, num_outputs=3)
+    shift = attention_bias(_turn(b, q, heads, size), _turn(b, k, heads, size))
+    return b.op("MultiHeadAttention", q, k, v, "", mask, shift, domain=CONTRIB, **kept)
 
 
 def _masked(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from onnx import TensorProto, helper
 
+from torchless.quantize.attention import open_attention
 from torchless.quantize.draft import Draft
 
 Role = Literal["body", "ends", "tables"]
@@ -42,7 +43,11 @@ class Left:
 
 
 def find_matrices(draft: Draft) -> tuple[list[Matrix], list[Left]]:
-    """The float initializers of two or more dimensions in order: those to quantize, and the others."""
+    """The float initializers of two or more dimensions in order: those to quantize, and the others.
+
+    Operators that hide the product with one are taken apart first.
+    """
+    open_attention(draft)
     readers = draft.readers()
     matrices: list[Matrix] = []
     left: list[Left] = []
