@@ -18,7 +18,7 @@ from torchless.quantize.job import Job
 from torchless.quantize.loss import Loss, measure_losses, right_labels
 from torchless.quantize.mixed import Rung, ladder, mixture, smallest
 from torchless.quantize.pace import CHECKED, RANKED, mean_ratio, race, slower
-from torchless.quantize.recipes import Recipe
+from torchless.quantize.recipes import Keep, Recipe
 from torchless.quantize.sensitivity import Part, measure, parts_of
 from torchless.writing import seal
 
@@ -145,6 +145,8 @@ class Choice:
         parts = parts_of(self.job, base.recipe)
         single = measure(self.job, base.recipe, [(part.name, [part]) for part in parts], self.told.progress)
         rungs = ladder(parts, [one.error for one in single], decodes=self.job.decodes)
+        if base.recipe.floats == 32 and sum(isinstance(scheme, Keep) for _, scheme in rungs) == len(parts):
+            rungs = rungs[:-1]  # the last leaves nothing to quantize
         most = self._affordable(base, parts, rungs[: None if self.named else len(parts) // 2])
         made: dict[int, Candidate] = {}
 

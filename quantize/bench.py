@@ -21,7 +21,7 @@ from torchless.errors import InputError
 from torchless.ort import onnxruntime
 from torchless.providers import choose_graph, choose_provider
 from torchless.quantize.data import Example, read_examples
-from torchless.quantize.intervals import repeats
+from torchless.quantize.intervals import ENOUGH, repeats
 from torchless.quantize.quality import Quality, Scores, measure_quality
 from torchless.quantize.results import Measured, Results
 from torchless.quantize.speed import Progress, Shape, Speed, measure_speed
@@ -31,7 +31,6 @@ from torchless.version import __version__
 
 CPUINFO = Path("/proc/cpuinfo")
 LONGEST_TEXT = 200_000  # characters of a text that are read for speed
-ENOUGH = 6  # rounds: the median is outside all of them in 2 of 64 cases
 # Tasks whose bundles are compared token by token, which only one tokenizer allows.
 BY_TOKEN = ("text-generation", "fill-mask", "token-classification")
 

@@ -22,7 +22,7 @@ RESAMPLES = 2_000
 TOGETHER = 1_000_000  # counts at a time: 8 MB
 SEED = 0
 TAIL = 2.5  # percent on either side
-ENOUGH = 6  # examples: fewer all differ the same way by chance in 1 of 16 cases or more
+ENOUGH = 6  # examples or rounds: that all differ the same way is chance in 2 of 64 cases, in 2 of 32 for one less
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def estimate(models: Sequence[Sequence[Measure]]) -> list[tuple[dict[str, Interv
 
     The bounds are percentiles of the resamples, and hold the value itself: what takes absolute values, as the
     calibration error does, is larger in resamples. A share that is 0 or 1 in all examples is so in all resamples
-    as well; its other bound is then 3 / N away (the rule of three: Hanley and Lippman-Hand, 1983). The difference of
+    as well; its other bound is then 3 / N away (the rule of three: Hanley and Lippman-Hand, 1983). A difference of
     fewer than ENOUGH examples always reaches to 0.
     """
     resampled = _resample(models)
@@ -85,7 +85,7 @@ def estimate(models: Sequence[Sequence[Measure]]) -> list[tuple[dict[str, Interv
                 reference, before = resampled[0][name]
                 against[name] = _percentiles(value - reference, drawn - before)
                 if measure.examples < ENOUGH:
-                    against[name] = _undecided(against[name])
+                    against[name] = undecided(against[name], 0.0)
         found.append((quality, against))
     return found
 
@@ -120,9 +120,9 @@ def _percentiles(value: float, drawn: Float) -> Interval:
     return Interval(value, min(float(low), value), max(float(high), value))
 
 
-def _undecided(difference: Interval) -> Interval:
-    """It reaches to 0."""
-    return Interval(difference.value, min(difference.low, 0.0), max(difference.high, 0.0))
+def undecided(found: Interval, neutral: float) -> Interval:
+    """It reaches to `neutral`: 0 for a difference, 1 for a ratio."""
+    return Interval(found.value, min(found.low, neutral), max(found.high, neutral))
 
 
 def _rule_of_three(measure: Measure, interval: Interval) -> Interval:

@@ -81,6 +81,12 @@ def _map(interval: Interval, of: Callable[[float], float]) -> Interval:
     return Interval(of(interval.value), min(one, other), max(one, other))
 
 
+def _not_seen(loss: Interval, kind: Kind, examples: int) -> Interval:
+    """A share that none of the examples lost may be lost by 3 of N others (the rule of three, see intervals)."""
+    exact = kind.share and loss.low == loss.high == 0
+    return Interval(0.0, 0.0, min(1.0, 3 / examples)) if exact else loss
+
+
 # The first whose metric was measured counts.
 KINDS = (
     Kind("perplexity", "relative rise of perplexity", _perplexity),
@@ -118,7 +124,7 @@ def measure_losses(
     first, *others = quality.scores
     for kind in KINDS:
         if all(kind.metric in one.quality for one in others):
-            return [Loss(kind, kind.of(one, first)) for one in others]
+            return [Loss(kind, _not_seen(kind.of(one, first), kind, quality.examples)) for one in others]
     raise QuantizationError(f"no loss of {task} can be measured: give no data, and no loss that is allowed")
 
 

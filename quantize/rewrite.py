@@ -41,7 +41,10 @@ class Report:
 
 
 def rewrite(draft: Draft, recipe: Recipe, calibration: Calibration) -> Report:
-    """Quantize every matrix of the draft as the recipe says. QuantizationError for exceptions that do not fit it."""
+    """Quantize every matrix of the draft as the recipe says.
+
+    Raises QuantizationError for an exception that fits no matrix by its name, or none by its scheme.
+    """
     _check_exceptions(recipe, *find_matrices(draft))
     if recipe.floats == 16:
         to_half(draft)
@@ -79,8 +82,9 @@ def rewrite(draft: Draft, recipe: Recipe, calibration: Calibration) -> Report:
 
 
 def _check_exceptions(recipe: Recipe, matrices: Sequence[Matrix], left: Sequence[Left]) -> None:
+    names = [matrix.name for matrix in matrices] + [one.name for one in left]
     for pattern in recipe.matrices:
-        if not any(fnmatchcase(one.name, pattern) for one in (*matrices, *left)):
+        if not any(fnmatchcase(name, pattern) for name in names):
             raise QuantizationError(
                 f"the recipe {recipe.name} has a scheme for {pattern!r}, and no matrix has such a name: "
                 "torchless sensitivity tells the names"

@@ -27,7 +27,7 @@ from typing import IO, Any
 import numpy as np
 
 from torchless.errors import TorchlessError
-from torchless.quantize.intervals import repeats
+from torchless.quantize.intervals import ENOUGH, repeats, undecided
 from torchless.quantize.results import Interval, Latency
 
 PATIENCE = 900  # seconds: a process that is silent for so long hangs
@@ -247,6 +247,8 @@ def _latency(shape: Shape, rounds: list[list[float]], first: list[list[float]]) 
     against: Interval | None = None
     if rounds is not first:
         against = repeats([float(np.median(a) / np.median(b)) for a, b in zip(first, rounds, strict=True)])
+        if len(rounds) < ENOUGH:
+            against = undecided(against, 1.0)
     kind = "" if shape.kind == "text" else shape.kind
     return Latency(shape.batch, shape.length, p50, p95, tokens / p50, against, kind)
 

@@ -21,8 +21,9 @@ FORMATS = ("json", "csv", "html")
 def check_outputs(outputs: Mapping[str, str | os.PathLike[str]], inputs: Sequence[str | os.PathLike[str]]) -> None:
     """InputError for files that cannot be written or should not be, before anything is measured.
 
-    outputs: by the option that names them, such as one of FORMATS. inputs: files that must stay as they are. An older result is replaced; a
-    file in a bundle's folder would make the bundle look damaged. QuantizationError for HTML without matplotlib.
+    outputs: by the option that names each, such as one of FORMATS. inputs: files that must stay as they are. An
+    older result is replaced; a file in a bundle's folder would make the bundle look damaged. QuantizationError for
+    HTML without matplotlib.
     """
     taken = {Path(os.path.abspath(path)): "is read" for path in inputs}
     for form, path in outputs.items():

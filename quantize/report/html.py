@@ -84,7 +84,7 @@ def page(results: Results) -> str:
 
 
 HOW_TO_READ = (
-    "± is half the width of the 95 % interval, by the bootstrap over the examples.",
+    "± is half the width of the 95 % interval, by the bootstrap over the examples; all of it beside 0 and 100 %.",
     "better, worse, faster and slower stand only where a bundle differs from the first by more than chance: where "
     "the interval of the difference on the same examples leaves out 0, or that of the ratio in the same rounds 1. "
     "The small figures are that difference and its interval.",

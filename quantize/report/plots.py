@@ -164,10 +164,12 @@ def _sensitivity(rows: Sequence[dict[str, Any]]) -> Plot:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0, labelsize=8)
-        axes.locator_params(axis="x", nbins=4)  # small errors have long numbers
-        axes.set_xlabel("error of the output, by this part alone")
+        axes.locator_params(axis="x", nbins=3)  # small errors have long numbers
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlabel("error of the output")  # the names leave little room
 
-    caption = f"The {len(worst)} worst of {len(rows)} parts." if len(worst) < len(rows) else "All parts."
+    shown = f"the {len(worst)} worst of {len(rows)} parts" if len(worst) < len(rows) else "all parts"
+    caption = f"Each quantized alone, all else in float32: {shown}."
     facts = "; ".join(f"{row['name']}: {number(row['error'], 3)}" for row in worst[:5])
     return _plot("What is sensitive", caption, f"The worst: {facts}", draw, height=1 + 0.2 * len(worst))
 

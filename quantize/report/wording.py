@@ -54,13 +54,18 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def metric_cell(metric: Metric, one: Measured) -> Cell:
-    """`96.50 ±1.75 worse`: the value, half the width of its interval, and a word where the difference is one."""
+    """`96.50 ±1.75 worse`: the value, half the width of its interval, and a word where the difference is one.
+
+    The whole width where the value is an end of it, such as 100 % of agreement.
+    """
     if metric.name not in one.quality:
         return Cell()
     found = one.quality[metric.name]
     text = figure(metric, found.value)
     if found.high > found.low:
-        margin = (found.high - found.low) / 2
+        margin = found.high - found.low
+        if found.low < found.value < found.high:  # else all of it lies on one side
+            margin /= 2
         text += f" ±{figure(metric, margin, 2)}"
     against = one.against.get(metric.name)
     if against is None:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torchless.errors import InputError
+
+if TYPE_CHECKING:
+    from torchless.quantize.sensitivity import Sensitivity
 
 
 def add(commands: Any) -> None:
@@ -34,6 +41,11 @@ def add(commands: Any) -> None:
     command.add_argument("--threads", type=int, help="threads of one operator (default: one a physical core)")
     command.add_argument("--no-speed", action="store_true", help="measure quality and size only")
     command.add_argument("--no-quality", action="store_true", help="measure no quality; the data is read for speed")
+    command.add_argument(
+        "--sensitivity",
+        metavar="RECIPE",
+        help="add how sensitive each layer of the first bundle, in float32, is to this recipe (JSON and HTML)",
+    )
     command.add_argument("--json", metavar="FILE", help="write the results as JSON")
     command.add_argument("--csv", metavar="FILE", help="write them as CSV, one row a bundle and measure")
     command.add_argument(
@@ -46,14 +58,21 @@ def act(args: argparse.Namespace) -> None:
     from torchless.quantize.bench import Options, bench
     from torchless.quantize.report.files import FORMATS, check_outputs, write
     from torchless.quantize.report.table import table
+    from torchless.quantize.sensitivity import sensitivity
 
     outputs = {form: path for form in FORMATS if (path := getattr(args, form)) is not None}
     check_outputs(outputs, [args.data] if args.data else [])
     names = ("lengths", "batches", "repeats", "examples", "threads", "text_column", "label_column")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     options = Options(speed=not args.no_speed, quality=not args.no_quality, **given)
+    if args.sensitivity and (args.text_column or args.label_column):
+        raise InputError("--sensitivity reads the columns text and label: name them so in the data")
     with Progress() as progress:
+        rows: Sequence[Sensitivity] = ()
+        if args.sensitivity:  # first: it takes seconds, and may refuse the bundle
+            rows = sensitivity(args.bundles[0], recipe=args.sensitivity, data=args.data, progress=progress)
         results = bench(args.bundles, args.data, options, progress=progress)
+    results = dataclasses.replace(results, sensitivity=tuple(map(dataclasses.asdict, rows)) or None)
     write(results, outputs)
     print(table(results), end="")
 
@@ -81,16 +100,20 @@ class Progress:
 
 def _count(value: str) -> int:
     try:
-        count = int(value)
+        return _positive(value)
     except ValueError:
-        count = 0
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{value!r}: give a whole number of 1 or more")
-    return count
+        raise argparse.ArgumentTypeError(f"{value!r}: give a whole number of 1 or more") from None
 
 
 def _counts(value: str) -> list[int]:
     try:
-        return [_count(part) for part in value.split(",")]
-    except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{value!r}: give whole numbers of 1 or more, such as 16,128") from None
+        return [_positive(part) for part in value.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r}: give whole numbers, such as 16,128") from None
+
+
+def _positive(value: str) -> int:
+    count = int(value)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{value}: give a whole number of 1 or more")
+    return count

@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from torchless.quantize.results import Results
+from torchless.quantize.sensitivity import sensitivity
 
 Shell = Callable[..., tuple[int, str, str]]
 
@@ -60,7 +61,7 @@ def test_bench_measures_only_what_is_asked(shell: Shell, bert_bundles: dict[str,
         (("--lengths", "5,x"), "'5,x': give whole numbers, such as 16,128"),
         (("--lengths", "0"), "0: give a whole number of 1 or more"),
         (("--batches", "1,"), "give whole numbers"),
-        (("--repeats", "few"), "few"),
+        (("--repeats", "few"), "'few': give a whole number of 1 or more"),
         ((), "the following arguments are required: BUNDLE"),
     ],
 )
@@ -84,6 +85,29 @@ def test_bench_tells_mistakes_in_one_line(
         code, out, err = shell("bench", *arguments)
         assert (code, out) == (1, "") and err.startswith("torchless: ") and err.count("\n") == 1
         assert message in err
+
+
+def test_the_view_by_layer_joins_the_results_when_asked(
+    shell: Shell, bert_bundles: dict[str, Path], mails: Path, tmp_path: Path
+) -> None:
+    bundle, data = bert_bundles["text-classification"], tmp_path / "named.csv"
+    data.write_text(mails.read_text(encoding="utf-8").replace("body,kind", "text,label", 1), encoding="utf-8")
+    asked = (
+        "--no-speed",
+        "--sensitivity",
+        "int4",
+        "--json",
+        tmp_path / "out.json",
+        "--html",
+        tmp_path / "out.html",
+    )
+    assert shell("bench", bundle, "--data", data, *asked)[0] == 0
+    rows = Results.from_json((tmp_path / "out.json").read_text(encoding="utf-8")).sensitivity
+    direct = sensitivity(bundle, recipe="int4", data=data)
+    assert rows and [(row["name"], row["error"]) for row in rows] == [(one.name, one.error) for one in direct]
+    assert "What is sensitive" in (tmp_path / "out.html").read_text(encoding="utf-8")
+    code, _, err = shell("bench", bundle, "--data", mails, "--text-column", "body", *asked)
+    assert code == 1 and "--sensitivity reads the columns text and label" in err
 
 
 def test_bench_shows_progress_on_a_terminal_and_wipes_it_away(

@@ -79,6 +79,22 @@ def test_the_recipe_that_was_written_can_be_edited_and_run_again(shell, gpt_bund
 
 
 @pytest.mark.parametrize(
+    ("file", "recipes", "message"),
+    [
+        ("r.json", ["int8", "int4"], "--write-recipe writes one recipe: give --recipe once"),
+        ("nowhere/r.json", ["int8"], "nowhere: make it first"),
+        (".", ["int8"], "is a folder: give a file"),
+    ],
+)
+def test_a_recipe_that_cannot_be_written_is_told_before_the_work(
+    file, recipes, message, shell, gpt_bundle, tmp_path
+):
+    options = [part for name in recipes for part in ("--recipe", name)]
+    code, _, told = shell("quantize", gpt_bundle, tmp_path / "out", *options, "--write-recipe", tmp_path / file)
+    assert code == 1 and message in told and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("spelled", "size"),
     [("20000", 20_000), ("20kB", 20_000), ("0.02MB", 20_000), ("20 KB", 20_000), ("20KiB", 20_480), ("1GB", 10**9)],
 )

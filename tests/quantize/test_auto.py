@@ -167,6 +167,12 @@ def test_a_named_recipe_climbs_until_it_holds_even_to_float(gpt_bundle, tmp_path
     assert made.manifest.files == read_bundle(tmp_path / "out").manifest.files
 
 
+def test_a_recipe_that_fails_up_to_its_last_matrix_has_a_nearest(gpt_bundle, tmp_path, scripted):
+    scripted({}, {"int8": 0.3, "int8-mixed": 0.2})
+    message = r"the recipe int8 does not hold a loss of 1 %: the nearest is int8-mixed .*: pass max_loss=0\.2$"
+    refused(gpt_bundle, tmp_path, message, recipe="int8", data=DATA, max_loss=0.01)
+
+
 def test_a_mixture_is_not_made_larger_than_max_size(gpt_bundle, tmp_path, tmp_path_factory, scripted):
     small = read_bundle(quantize(gpt_bundle, tmp_path_factory.mktemp("small") / "out", recipe="int4-all")).size
     written = []
@@ -347,6 +353,14 @@ def test_the_loss_of_a_classifier_is_accuracy_or_else_changed_answers(bert_bundl
     )
     labelled = losses(bundle, "int4", file, tmp_path_factory.mktemp("labelled"))[0]
     assert (labelled.kind.metric, labelled.interval.value) == ("accuracy", pytest.approx(changed))
+
+
+def test_a_share_that_no_example_lost_may_be_lost_by_others(bert_bundles, tmp_path):
+    file = tmp_path / "mails.jsonl"
+    file.write_text("\n".join(json.dumps({"text": text, "label": 0}) for text in tiny.SENTENCES))
+    loss = losses(bert_bundles["text-classification"], "fp16", file, tmp_path)[0]
+    assert loss.kind.metric == "accuracy"
+    assert loss.interval == Interval(0, 0, min(1, 3 / len(tiny.SENTENCES)))
 
 
 def test_the_loss_of_an_embedding_is_its_cosine_error(bert_bundles, tmp_path):

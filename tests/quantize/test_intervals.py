@@ -37,6 +37,13 @@ X = GENERATOR.integers(0, 9, N).astype(float)  # with ties
 Y = X + GENERATOR.normal(0, 3, N).round()
 
 
+@pytest.mark.parametrize(("examples", "differs"), [(1, False), (5, False), (6, True)])
+def test_no_difference_is_called_one_on_a_handful_of_examples(examples, differs):
+    models = [[mean(ERROR, level + np.arange(examples) / 100)] for level in (1.0, 2.0)]
+    (_, against) = estimate(models)[1]
+    assert against["error"].value == pytest.approx(1) and against["error"].differs == differs
+
+
 @pytest.mark.parametrize("classes", [4, 6])
 def test_macro_f1_of_a_resample_is_scikit_learns_of_its_examples(classes):
     one_hot = np.eye(classes, dtype=bool)  # with 6, two labels that never occur

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -53,6 +54,10 @@ def test_each_matrix_gets_the_scheme_of_the_first_pattern_that_fits(gpt_bundle, 
         ({"migrate": 2}, r"migrate: expected a number from 0 to 1, found 2"),
         ({"migrate": True}, r"migrate: expected a number from 0 to 1, found True"),
         ({"name": 7}, r"name: expected text, found 7"),
+        *(
+            ({"name": name}, r"name=.*: give letters, digits, spaces and \. _ \+ -")
+            for name in ("../out", "/tmp/x", "a/b", "a\\b", "..", " ", "a\0b", "x" * 51, "auto", "fp32")
+        ),
         ({"matrices": []}, r"matrices: expected an object"),
         ({"matrices": {"h.*": {"kind": "static", "range": "all"}}}, r"matrices: h\.\*: range='all'"),
         ({"colour": 1}, r"unknown fields: colour \(known: name, body"),
@@ -76,3 +81,23 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         find_recipe(str(tmp_path / "none.json"))
     with pytest.raises(QuantizationError, match=r"recipe=7: give a name \(int8, "):
         find_recipe(7)
+
+
+def test_a_recipe_may_begin_with_the_mark_of_windows_editors(tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps(MIXED.record()), encoding="utf-8-sig")
+    assert read_recipe(tmp_path / "r.json").record() == MIXED.record()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "scheme", "message"),
+    [
+        ("encoder.layer.0.*", Keep(), r"a scheme for 'encoder\.layer\.0\.\*', and no matrix has such a name"),
+        ("wte.*", Columns(), r"columns for wte\.weight: an embedding can be blocks or keep"),
+        ("wpe.*", Static(), r"static for wpe\.weight: an embedding can be blocks or keep"),
+    ],
+)
+def test_an_exception_that_does_not_fit_the_model_is_refused(pattern, scheme, message, gpt_bundle, tmp_path):
+    recipe = dataclasses.replace(RECIPES["int8"], matrices={pattern: scheme})
+    with pytest.raises(QuantizationError, match=message):
+        quantize(gpt_bundle, tmp_path / "out", recipe=recipe)
+    assert not list(tmp_path.iterdir())

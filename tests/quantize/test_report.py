@@ -210,6 +210,11 @@ def test_names_cannot_write_into_the_page() -> None:
     assert read.texts.count(evil.bundle) >= 4  # tables and legends
 
 
+def test_the_margin_of_a_value_at_the_end_of_its_interval_is_all_of_it() -> None:
+    one = dataclasses.replace(INT8, quality={"accuracy": Interval(1.0, 0.99, 1.0)}, against={})
+    assert metric_cell(ACCURACY, one) == Cell("100.00 ±1.00")
+
+
 def test_sensitivity_has_a_plot_of_its_worst_parts() -> None:
     rows = tuple({"name": f"layer.{i}", "error": 0.001 * (i * 37 % 41)} for i in range(30))
     made = plots(dataclasses.replace(RESULTS, sensitivity=rows))[-1]

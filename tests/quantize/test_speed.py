@@ -110,8 +110,8 @@ def test_an_encoder_gets_texts_of_exactly_this_length_without_padding() -> None:
 
 def test_noise_that_hits_a_whole_round_leaves_the_ratio_alone() -> None:
     shape = Shape("text", 4, 10)
-    first = Speed(rounds={shape: [[1.0, 1.0, 9.0], [8.0, 8.0, 8.0], [2.0, 2.0, 2.0]]})
-    other = Speed(rounds={shape: [[0.5, 0.5, 0.5], [4.0, 4.0, 4.0], [1.0, 1.0, 1.0]]})
+    first = Speed(rounds={shape: [[1.0, 1.0, 9.0], [8.0, 8.0, 8.0], [2.0, 2.0, 2.0]] * 2})
+    other = Speed(rounds={shape: [[0.5, 0.5, 0.5], [4.0, 4.0, 4.0], [1.0, 1.0, 1.0]] * 2})
     (found,) = other.latencies(first)
     assert found.against is not None
     assert (found.against.value, found.against.low, found.against.high) == (2, 2, 2)
