@@ -44,8 +44,10 @@ def to_columns(draft: Draft, matrix: Matrix, steady: Mapping[str, Ends]) -> None
     codes, scale = int8_columns(matrix.name, array.T if matrix.transposed else array)
     weight = draft.add(f"{matrix.name}.int8", codes)
     scales = draft.add(f"{matrix.name}.int8.scale", scale)
-    for node in matrix.readers:
+    for i, node in enumerate(matrix.readers):
         x, y = node.input[0], node.output[0]
+        if i:  # a name a product: onnxruntime's precise mode would convert one that several read twice, and fail
+            weight = draft.add_view(f"{matrix.name}.int8.{i}", codes.shape, of=f"{matrix.name}.int8")
         if x in steady:
             step, zero = grid(steady[x], symmetric=False)
             pair = [draft.add(f"{x}.step", step), draft.add(f"{x}.zero", zero)]

@@ -83,8 +83,7 @@ class Search:
         if len(self._finished) < beams or self._config.early_stopping is not True:
             for place in np.flatnonzero(ended[:beams]):  # the others are there to go on, not to be answers
                 self._finish(parents[place], tokens[place], scores[place])
-        going = np.flatnonzero(~ended)
-        going = going[np.argsort(-scores[going], kind="stable")][:beams]  # drawn ones come in any order
+        going = np.flatnonzero(~ended)[:beams]
         if len(going) < beams or scores[going[0]] == -np.inf:  # the settings forbid whatever could follow
             return False
         self.ids[:] = self.ids[parents[going]]
@@ -113,11 +112,12 @@ class Search:
         return rows.astype(np.float64)
 
     def _choose(self, totals: npt.NDArray[np.float64]) -> Ids:
-        """Indices of the candidates, best (or first drawn) first."""
+        """Indices of the candidates, best first."""
         count = min(self._candidates, len(totals))
+        drawn = totals
         if self._generator is not None:  # the largest of Gumbel-shifted scores are draws without replacement
-            totals = totals + self._generator.gumbel(size=len(totals))
-        top = np.argpartition(-totals, count - 1)[:count]
+            drawn = totals + self._generator.gumbel(size=len(totals))
+        top = np.argpartition(-drawn, count - 1)[:count]
         chosen: Ids = top[np.argsort(-totals[top], kind="stable")]
         return chosen
 
