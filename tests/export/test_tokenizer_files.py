@@ -232,7 +232,9 @@ BROKEN: list[tuple[str, Callable[[Path], object], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "change", "match"), BROKEN, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("kind", "change", "match"), BROKEN, ids=[f"{kind}-{match[:40]}" for kind, _, match in BROKEN]
+)
 def test_a_vocabulary_that_is_broken_or_of_another_kind_is_refused(
     kind: str, change: Callable[[Path], object], match: str, tmp_path: Path
 ) -> None:

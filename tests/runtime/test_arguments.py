@@ -28,7 +28,7 @@ ODD: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("value", ODD, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize("value", ODD, ids=lambda value: repr(value).partition(" at ")[0])
 def test_whatever_a_setting_is_given_the_error_names_it(
     classifier: TextClassification, embedding: Embedding, fill_mask: FillMask, value: Any
 ) -> None:
@@ -53,7 +53,7 @@ def test_whatever_a_setting_is_given_the_error_names_it(
                 model(text, **{name: value})
 
 
-@pytest.mark.parametrize("value", ODD, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize("value", ODD, ids=lambda value: repr(value).partition(" at ")[0])
 def test_whatever_load_is_given_the_error_names_it(bert_bundles: dict[str, Path], value: Any) -> None:
     for name in ("task", "provider", "dialect", "spin", "verify"):
         with pytest.raises(TorchlessError, match=f"{name}="):
