@@ -134,7 +134,7 @@ def _tables(b: Builder, heads: Heads, rotary: Rotary) -> list[Value]:
     """Cosines and sines [C,P/2]; what stands behind a half does not turn."""
     more = ((0, 0), (0, (heads.padded - heads.size) // 2))
     cos, sin = np.pad(rotary.cos, more, constant_values=1), np.pad(rotary.sin, more)
-    return [b.weight("rotary.cos", cos), b.weight("rotary.sin", sin)]
+    return [b.weight(f"{rotary.name}.cos", cos), b.weight(f"{rotary.name}.sin", sin)]
 
 
 def _norm_heads(b: Builder, x: Value, heads: Heads, count: int, which: int) -> Value:
@@ -160,7 +160,8 @@ def _scattered(b: Builder, packed: Value, past: list[Value], inputs: DecoderInpu
     if heads.norms is not None:
         q, k = (_normal(b, x, heads, which) for which, x in enumerate((q, k)))
     if heads.rotary is not None:
-        q, k = (_rotate(b, x, heads, heads.rotary, inputs.position_ids) for x in (q, k))
+        turns = _turns_at(b, heads, heads.rotary, inputs.position_ids)
+        q, k = (_rotate(b, x, *turns) for x in (q, k))
     slots = b.once("slots")
     if slots is None:
         rows = b.op("Unsqueeze", inputs.position_ids, b.constant([1, 3], np.int64))  # [B,1,S,1]
@@ -196,14 +197,33 @@ def _hidden(b: Builder, window: int | None) -> Value:
     return b.once(key, hidden) or hidden
 
 
-def _rotate(b: Builder, x: Value, heads: Heads, rotary: Rotary, position_ids: Value) -> Value:
-    """[B,H,S,P] -> the same, the i-th numbers of both halves turned by the position's i-th angle."""
-    if b.once("cos") is None:
-        for name, table in zip(("cos", "sin"), _tables(b, heads, rotary), strict=True):
+def _turns_at(b: Builder, heads: Heads, rotary: Rotary, position_ids: Value) -> list[Value]:
+    """Cosines and sines of the positions, [B,1,S,P/2] each."""
+    made: list[Value] = []
+    for table in _tables(b, heads, rotary):
+        turns = b.once(("turns", table))
+        if turns is None:
             chosen = b.op("Gather", table, position_ids, axis=0)  # [B,S,P/2]
-            b.once(name, b.op("Unsqueeze", chosen, b.constant([1], np.int64)))
-    cos, sin = b.once("cos"), b.once("sin")
-    assert cos is not None and sin is not None
+            turns = b.once(("turns", table), b.op("Unsqueeze", chosen, b.constant([1], np.int64)))
+        made.append(str(turns))
+    return made
+
+
+def _turns_of_all(b: Builder, rotary: Rotary, tokens: Value) -> list[Value]:
+    """Cosines and sines of the positions 0, 1, 2, ... of tokens [B,S], [S,E/2] each."""
+    made: list[Value] = []
+    for name, table in (("cos", rotary.cos), ("sin", rotary.sin)):
+        full = b.weight(f"{rotary.name}.{name}", table)
+        turns = b.once(("turns", full))
+        if turns is None:
+            zero, length = b.constant([0], np.int64), b.op("Shape", tokens, start=1, end=2)
+            turns = b.once(("turns", full), b.op("Slice", full, zero, length, zero))
+        made.append(str(turns))
+    return made
+
+
+def _rotate(b: Builder, x: Value, cos: Value, sin: Value) -> Value:
+    """[B,H,S,P] -> the same, the i-th numbers of both halves turned by the position's i-th angle."""
     first, second = b.ops("Split", x, outputs=2, axis=-1, num_outputs=2)
     left = b.op("Sub", b.op("Mul", first, cos), b.op("Mul", second, sin))
     right = b.op("Add", b.op("Mul", second, cos), b.op("Mul", first, sin))
@@ -211,35 +231,47 @@ def _rotate(b: Builder, x: Value, heads: Heads, rotary: Rotary, position_ids: Va
 
 
 def masked_attention(
-    b: Builder, x: Value, qkv: tuple[Float, Float], w: Weights, attention_mask: Value,
-    *, heads: int, size: int, scale: float, attention_bias: Value | ByContent = "",
+    b: Builder, x: Value, qkv: tuple[Float, Float | None], w: Weights, attention_mask: Value,
+    *, heads: int, size: int, scale: float, attention_bias: Value | ByContent = "", rotary: Rotary | None = None,
 ) -> Value:  # fmt: skip
     """Self-attention among the tokens that attention_mask [B,S] marks with 1, [B,S,D] -> [B,S,H·E].
 
     attention_bias: added to the scaled scores, [B or 1, H or 1, S, S], or a function that makes it of this
-    layer's queries and keys.
+    layer's queries and keys. rotary: positions that turn queries and keys.
     """
-    matrix, bias = b.weight(w.name("qkv.weight"), qkv[0]), b.weight(w.name("qkv.bias"), qkv[1])
+    matrix = b.weight(w.name("qkv.weight"), qkv[0])
+    bias = "" if qkv[1] is None else b.weight(w.name("qkv.bias"), qkv[1])
     if not b.fused:
-        product = b.op("Add", b.op("MatMul", x, matrix), bias)  # [B,S,3HE]
-        return _masked(b, product, attention_mask, heads, size, scale, attention_bias)
+        product = settle(b, Biased(b.op("MatMul", x, matrix), bias))  # [B,S,3HE]
+        return _masked(b, product, attention_mask, heads, size, scale, attention_bias, rotary)
     mask = b.once("mask") or b.once("mask", b.op("Cast", attention_mask, to=6))  # int32
     assert mask is not None
     kept: dict[str, float] = {"num_heads": heads, "scale": scale, "mask_filter_value": LOWEST}
-    if not callable(attention_bias):
+    if not callable(attention_bias) and rotary is None:
         return b.op("Attention", x, matrix, bias, mask, "", attention_bias, domain=CONTRIB, **kept)
-    # What is added depends on queries and keys, so they are made before the operator that compares them.
-    q, k, v = b.ops("Split", b.op("Add", b.op("MatMul", x, matrix), bias), outputs=3, axis=-1, num_outputs=3)
-    shift = attention_bias(_turn(b, q, heads, size), _turn(b, k, heads, size))
-    return b.op("MultiHeadAttention", q, k, v, "", mask, shift, domain=CONTRIB, **kept)
+    # Queries and keys are turned, or decide what is added, before the operator that compares them.
+    packed = settle(b, Biased(b.op("MatMul", x, matrix), bias))
+    q, k, v = b.ops("Split", packed, outputs=3, axis=-1, num_outputs=3)
+    if rotary is not None:
+        tables = [
+            b.weight(f"{rotary.name}.{name}", table) for name, table in (("cos", rotary.cos), ("sin", rotary.sin))
+        ]
+        first = b.constant([0], np.int64)  # the position of a row's first token
+        q, k = (b.op("RotaryEmbedding", y, first, *tables, domain=CONTRIB, num_heads=heads) for y in (q, k))
+    if callable(attention_bias):
+        attention_bias = attention_bias(_turn(b, q, heads, size), _turn(b, k, heads, size))
+    return b.op("MultiHeadAttention", q, k, v, "", mask, attention_bias, domain=CONTRIB, **kept)
 
 
 def _masked(
     b: Builder, packed: Value, attention_mask: Value, heads: int, size: int, scale: float,
-    attention_bias: Value | ByContent,
+    attention_bias: Value | ByContent, rotary: Rotary | None,
 ) -> Value:  # fmt: skip
     """The same of plain operators."""
     q, k, v = _split_heads(b, packed, heads, size, parts=3)
+    if rotary is not None:
+        turns = _turns_of_all(b, rotary, attention_mask)
+        q, k = (_rotate(b, y, *turns) for y in (q, k))
     mask = b.once("mask")
     if mask is None:
         wide = b.op("Unsqueeze", attention_mask, b.constant([1, 2], np.int64))  # [B,1,1,S]

@@ -157,8 +157,8 @@ def token_scores(b: Builder, c: Any, w: Weights, x: Value) -> Outputs:
     return {"logits": (settle(b, linear(b, x, h, c.hidden_size, labels)), ["B", "S", labels])}
 
 
-def span_scores(b: Builder, c: Any, w: Weights, x: Value) -> Outputs:
-    """`qa_outputs` over every token: how well an answer starts, and ends, here; each [B,S]."""
-    pairs = settle(b, linear(b, x, w.under("qa_outputs"), c.hidden_size, 2))  # [B,S,2]
+def span_scores(b: Builder, c: Any, w: Weights, x: Value, layer: str = "qa_outputs") -> Outputs:
+    """A layer over every token: how well an answer starts, and ends, here; each [B,S]."""
+    pairs = settle(b, linear(b, x, w.under(layer), c.hidden_size, 2))  # [B,S,2]
     start, end = (b.op("Gather", pairs, b.constant(i, np.int64), axis=-1) for i in range(2))
     return {"start_logits": (start, ["B", "S"]), "end_logits": (end, ["B", "S"])}

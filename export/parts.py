@@ -65,11 +65,15 @@ def rms_norm_of(b: Builder, x: Value, name: str, scale: Float, eps: float) -> Va
     return b.op("Mul", b.op("Div", x, root), b.weight(name, scale))
 
 
-def linear(b: Builder, x: Value, w: Weights, inputs: int, outputs: int) -> Biased:
-    """torch's Linear: weight [outputs, inputs], transposed here, once. [..,inputs] -> [..,outputs]."""
+def linear(b: Builder, x: Value, w: Weights, inputs: int, outputs: int, *, bias: bool | None = None) -> Biased:
+    """torch's Linear: weight [outputs, inputs], transposed here, once. [..,inputs] -> [..,outputs].
+
+    bias: whether the config gives it one; by default it has what the checkpoint has.
+    """
     matrix = b.weight(w.name("weight"), w.shaped("weight", outputs, inputs).T)
-    bias = b.weight(w.name("bias"), w.shaped("bias", outputs)) if "bias" in w else ""
-    return Biased(b.op("MatMul", x, matrix), bias)
+    has_bias = "bias" in w if bias is None else bias
+    shift = b.weight(w.name("bias"), w.shaped("bias", outputs)) if has_bias else ""
+    return Biased(b.op("MatMul", x, matrix), shift)
 
 
 def conv1d(b: Builder, x: Value, w: Weights, inputs: int, outputs: int, *, bias: bool = True) -> Biased:

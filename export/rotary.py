@@ -19,20 +19,22 @@ from torchless.export.weights import Float
 
 @dataclass(frozen=True)
 class Rotary:
-    """cos and sin [C,E/2] of every position, for heads of size E."""
+    """cos and sin [C,E/2] of every position, for heads of size E; a model with several gives each a name."""
 
     cos: Float
     sin: Float
+    name: str = "rotary"
 
     @classmethod
-    def read(cls, c: Config, size: int, positions: int) -> Rotary:
+    def read(cls, c: Config, size: int, positions: int, name: str = "rotary") -> Rotary:
         """Of a config, for heads of `size` and texts of up to `positions` tokens.
 
         Raises ExportError for a scaling that is not implemented or depends on the text's length.
         """
         frequencies, factor = _frequencies(c, size, positions)
         angles = np.outer(np.arange(positions, dtype=np.float32), frequencies)
-        return cls((np.cos(angles) * factor).astype(np.float32), (np.sin(angles) * factor).astype(np.float32))
+        cos, sin = ((turn(angles) * factor).astype(np.float32) for turn in (np.cos, np.sin))
+        return cls(cos, sin, name)
 
 
 def _frequencies(c: Config, size: int, positions: int) -> tuple[Float, float]:

@@ -159,6 +159,12 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
         )
     ),
     "electra": ("Electra", SMALL | dict(embedding_size=16)),
+    "modernbert": (  # two local layers between two global ones
+        "ModernBert", SMALL | dict(
+            num_hidden_layers=4, local_attention=12, attn_implementation="eager",
+            bos_token_id=2, cls_token_id=2, eos_token_id=3, sep_token_id=3,
+        )
+    ),
     "mpnet": ("MPNet", SMALL | dict(max_position_embeddings=42, pad_token_id=1)),
     "roberta": ("Roberta", ROBERTA),
     "xlm-roberta": ("XLMRoberta", ROBERTA),

@@ -30,6 +30,7 @@ FAMILIES = {
     "gpt2": Family("gpt2", "GPT2"),
     "llama": Family("llama", "Llama"),
     "mistral": Family("llama", "Mistral"),
+    "modernbert": Family("modernbert", "ModernBert"),
     "mpnet": Family("mpnet", "MPNet"),
     "openai-gpt": Family("openai_gpt", "OpenAIGPT"),
     "qwen2": Family("llama", "Qwen2"),
