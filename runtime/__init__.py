@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from torchless.errors import (
     BundleError,
+    CancelledError,
     ContextLengthError,
     ExportError,
     GenerationError,
     InputError,
+    MemoryLimitError,
     ProviderError,
     QuantizationError,
     TokenizerError,
@@ -63,6 +65,7 @@ __all__ = [
     "CUDA",
     "Answer",
     "BundleError",
+    "CancelledError",
     "Candidate",
     "Choice",
     "Classification",
@@ -77,6 +80,7 @@ __all__ = [
     "GenerationError",
     "InputError",
     "Match",
+    "MemoryLimitError",
     "MultipleChoice",
     "NextSentencePrediction",
     "OpenVINO",
@@ -106,6 +110,7 @@ def load(
     provider: Asked = "cpu",
     threads: int | None = None,
     spin: bool = False,
+    memory_limit: int | None = None,
     dialect: str | None = None,
     file: str | None = None,
     strict: bool = False,
@@ -120,14 +125,18 @@ def load(
     options (CUDA(device_id=1)), or a list of them of which the first that can run is taken, or "auto" for the best
     one that is here. strict: raise if that provider leaves any node to the CPU; `model.provider.placement` tells.
     threads: for one operator, by default one a physical core. spin: let idle threads busy-wait between calls.
+    memory_limit: bytes that the model may take for its packed weights, for what calls compute with, and for texts'
+    keys and values, on the CPU, CUDA and TensorRT; a call that needs more is a MemoryLimitError.
     dialect: "fused" or "standard", and file: that of one graph, by default the first that suits the provider.
     verify: hash the weights too, not only everything else. download: where `bundle` is no folder, it is a model of
     the Hugging Face hub, "org/name", whose files go into the hub's cache; revision: its branch, tag or commit.
 
     Raises BundleError for a folder that is not a sound bundle, InputError for a task that its head cannot do and
-    for what is no path, ProviderError for a provider that cannot run.
+    for what is no path, ProviderError for a provider that cannot run, MemoryLimitError for a limit that is too low
+    for a single token.
     """
     from torchless.arguments import check_flag
+    from torchless.model import open_as
     from torchless.opening import open_folder
     from torchless.providers.first import Settings
 
@@ -146,7 +155,7 @@ def load(
     if task is not None and not (isinstance(task, str) and task in able):
         raise InputError(f"task={task!r}: {opened.path} has a head for {own} (it can do: {', '.join(able)})")
     kind = __getattr__(TASKS[task or own].cls)
-    return kind(opened, Settings(provider, threads, spin, dialect, file, strict))
+    return open_as(kind, opened, Settings(provider, threads, spin, dialect, file, strict, memory_limit))
 
 
 def __getattr__(name: str) -> Any:

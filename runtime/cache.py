@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from torchless.errors import ContextLengthError, GenerationError
+from torchless.errors import ContextLengthError, GenerationError, MemoryLimitError
+from torchless.limits import Allowance
 from torchless.memory import own_pages
 
 Numbers = npt.NDArray[np.floating[Any]]  # float32 or float16, as the graph has them
@@ -21,15 +22,15 @@ GROWTH = 256  # slots that the cache grows by
 class KVCache:
     """Keys and values of several rows, float32 or float16 [layers, 2, B, H, C, E], and each row's length.
 
-    It grows by steps of GROWTH slots up to the context. Rows that are done are dropped, and cost nothing more;
-    others join in their place.
+    It grows by steps of GROWTH slots up to the context, and takes its bytes from the allowance, if there is one.
+    Rows that are done are dropped, and cost nothing more; others join in their place.
     """
 
     def __init__(
         self, layers: int, rows: int, heads: int, head_size: int, limit: int, joined: int,
-        dtype: npt.DTypeLike = np.float32,
+        dtype: npt.DTypeLike = np.float32, allowance: Allowance | None = None,
     ) -> None:  # fmt: skip
-        self.limit = limit
+        self.limit, self._allowance = limit, allowance
         self.lengths = np.zeros(joined, np.int64)
         self.capacity = 0
         self._shape = (layers, 2, rows, heads, 0, head_size)
@@ -54,7 +55,9 @@ class KVCache:
         grown = min(-(-slots // GROWTH) * GROWTH, self.limit)
         layers, two, rows, heads, _, size = self._shape
         try:
-            data = own_pages((layers, two, rows, heads, grown, size), self.dtype)
+            data = own_pages((layers, two, rows, heads, grown, size), self.dtype, self._allowance)
+        except MemoryLimitError:
+            raise
         except (OSError, OverflowError, MemoryError):
             raise GenerationError(
                 f"there is no memory for the cache of {rows:,} texts of {grown:,} tokens: pass a smaller batch_size"
@@ -93,7 +96,7 @@ class KVCache:
     def copy(self) -> KVCache:
         """The same rows in a buffer of their own, no larger than they need."""
         layers, _, rows, heads, _, size = self._shape
-        made = KVCache(layers, rows, heads, size, self.limit, 0, self.dtype)
+        made = KVCache(layers, rows, heads, size, self.limit, 0, self.dtype, self._allowance)
         filled = int(self.lengths.max(initial=0))
         made.reserve(filled)
         made.lengths = self.lengths.copy()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import logging
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +13,9 @@ from typing import Any
 from torchless.bundle import Bundle
 from torchless.errors import BundleError, InputError
 from torchless.generation_config import DEFAULT_NEW_TOKENS, GenerationConfig
+from torchless.log import log
 from torchless.reply import Generation
 from torchless.text import Tokenizer, check_text
-
-log = logging.getLogger("torchless")
 
 CHAT_TEMPLATE = "chat_template.jinja"
 INSTALL = 'this bundle\'s chat template needs jinja2 3.1.6 or newer: pip install "torchless[chat]"'

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
+from torchless.batching import Batching
 from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError
@@ -35,14 +36,14 @@ class RowScorer(Model):
         super().__init__(bundle, settings)
         self._runner = Encoder(self.session, bundle, "logits")
 
-    def rows(self, encodings: Sequence[Encoding], columns: int, batch_size: int) -> Float:
+    def rows(self, encodings: Sequence[Encoding], columns: int, batching: Batching) -> Float:
         """float32 [N,columns] in the order given. Raises BundleError for a head of another width.
 
         Raises GenerationError for logits that are not numbers.
         """
         rows = np.zeros((len(encodings), columns), np.float32)
         encoder: Encoder = self.runner
-        for index, row in encoder(encodings, batch_size):
+        for index, row in encoder(encodings, batching):
             check_columns(row, columns)
             check_numbers(row)
             rows[index] = row
@@ -58,6 +59,7 @@ class Classifier(RowScorer):
         super().__init__(bundle, settings)
         self.labels: tuple[str, ...] = bundle.manifest.labels
 
-    def logits(self, texts: Sequence[Text], fit: Fit, batch_size: int) -> Float:
+    def logits(self, texts: Sequence[Text], fit: Fit, batching: Batching) -> Float:
         """float32 [N,L] of texts and pairs, in order."""
-        return self.rows([self.encode(text, fit) for text in texts], len(self.labels), batch_size)
+        encodings = [self.encode(text, fit) for text in batching.each(texts)]
+        return self.rows(encodings, len(self.labels), batching)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.cache import KVCache
-from torchless.errors import GenerationError
+from torchless.errors import GenerationError, TorchlessError
 
 if TYPE_CHECKING:
     from torchless.decoder import Decoder
@@ -37,14 +37,17 @@ class ConcatenatingStep:
         self.logits_positions = np.zeros((rows, picked), np.int64)
         self._decoder, self._cache, self._first, self._last = decoder, cache, first, last
 
-    def run(self, lengths: npt.NDArray[np.int64] | None = None) -> Float:
-        """Logits [B,K,V]; lengths [B]: how many of the tokens are no padding, for rows that have no past."""
+    def run(self, lengths: npt.NDArray[np.int64] | None = None, *, more: bool = False) -> Float:
+        """Logits [B,K,V]; lengths [B]: how many of the tokens are no padding, for rows that have no past.
+
+        more: see HostedSession.run.
+        """
         past = self._cache.lengths[self._first : self._last]
         tokens = self.input_ids.shape[1]
         given = np.full(len(past), tokens) if lengths is None else lengths
         logits = np.zeros((*self.logits_positions.shape, self._decoder.width), np.float32)
         for rows in self._together(past):
-            found = self._run(rows, past[rows], given[rows])
+            found = self._run(rows, past[rows], given[rows], more)
             logits[rows] = np.take_along_axis(found, self.logits_positions[rows][:, :, None], axis=1)
         return logits
 
@@ -55,7 +58,7 @@ class ConcatenatingStep:
         for length in np.unique(past):
             yield np.flatnonzero(past == length)
 
-    def _run(self, rows: Any, past: Any, given: Any) -> Float:
+    def _run(self, rows: Any, past: Any, given: Any, more: bool) -> Float:
         """Logits [b,S,V] of some rows, and their new keys and values into the cache."""
         tokens, filled = self.input_ids.shape[1], int(past.max())
         slots = np.arange(filled + tokens)
@@ -76,7 +79,10 @@ class ConcatenatingStep:
             for place, row, length in zip(feeds[name], rows, past, strict=True):
                 place[:, filled - length :] = buffer[row, :, :length]
         try:
-            outputs = decoder.session.run(["logits", *(present for _, present in decoder.pasts)], feeds)
+            names = ["logits", *(present for _, present in decoder.pasts)]
+            outputs = decoder.session.run(names, feeds, tokens=len(rows) * tokens, more=more)
+        except TorchlessError:
+            raise
         except Exception as error:
             raise GenerationError(f"onnxruntime failed in a step: {str(error).splitlines()[0][:400]}") from error
         for present, buffer in zip(outputs[1:], buffers, strict=True):

@@ -6,7 +6,7 @@ Letters: B rows, S tokens given, K rows of logits asked for, V vocabulary, H hea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,12 @@ import numpy.typing as npt
 from torchless.bundle import Bundle
 from torchless.cache import KVCache
 from torchless.concatenated import ConcatenatingStep
-from torchless.errors import BundleError, GenerationError, InputError
+from torchless.errors import BundleError, GenerationError, InputError, TorchlessError
+from torchless.hosted import HostedSession
 from torchless.manifest import EXPORT_AGAIN
 from torchless.providers.options import CPU
 from torchless.session import bind, require
 from torchless.tasks import TASKS
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 Float = npt.NDArray[np.float32]
 
@@ -38,7 +36,7 @@ NUMPY_TYPES: Mapping[str, npt.DTypeLike] = {
 class Decoder:
     """The session of a decoder graph. It holds no text's state, so threads share it; each brings a KVCache."""
 
-    def __init__(self, session: ort.InferenceSession, bundle: Bundle) -> None:
+    def __init__(self, session: HostedSession, bundle: Bundle) -> None:
         manifest = bundle.manifest
         if manifest.cache is None:
             raise BundleError(f"{bundle.path}: the manifest has no cache layout: {EXPORT_AGAIN}")
@@ -61,7 +59,8 @@ class Decoder:
         """Room for `rows` texts, of which `joined` (by default all) are there from the beginning."""
         layout, there = self.layout, rows if joined is None else joined
         sizes = layout.layers, rows, layout.heads, layout.head_size
-        return KVCache(*sizes, limit=self.context_length, joined=there, dtype=self.cache_type)
+        allowance = self.session.allowance
+        return KVCache(*sizes, limit=self.context_length, joined=there, dtype=self.cache_type, allowance=allowance)
 
     def step(self, cache: KVCache, first: int, last: int, tokens: int, picked: int) -> Step | ConcatenatingStep:
         """What runs the graph for rows first..last of a cache, with so many tokens in and rows of logits out."""
@@ -104,7 +103,7 @@ class Decoder:
                 break
         return np.concatenate(logits) if len(logits) > 1 else logits[0]
 
-    def last(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> Float:
+    def last(self, ids: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], *, more: bool = False) -> Float:
         """Logits [B,V] after the first lengths [B] tokens of each row of ids [B,S]; nothing is kept.
 
         Lengths are 1 or more. Raises ContextLengthError past the context.
@@ -114,7 +113,11 @@ class Decoder:
         step = self.step(cache, 0, len(ids), ids.shape[1], 1)
         step.input_ids[:] = ids
         step.logits_positions[:, 0] = lengths - 1
-        return step.run(lengths)[:, 0]
+        return step.run(lengths, more=more)[:, 0]
+
+    def read_one(self) -> None:
+        """The least that a call can be."""
+        self.extend(self.new_cache(), [0])
 
     def stepper(self, cache: KVCache) -> Stepper:
         return Stepper(self, cache)
@@ -145,7 +148,7 @@ def chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _check_shapes(session: ort.InferenceSession, bundle: Bundle) -> int:
+def _check_shapes(session: HostedSession, bundle: Bundle) -> int:
     """How wide logits are. BundleError for a manifest whose sizes are not the graph's: buffers follow them."""
     manifest = bundle.manifest
     layout, head = manifest.cache, TASKS[manifest.task].head
@@ -162,7 +165,7 @@ def _check_shapes(session: ort.InferenceSession, bundle: Bundle) -> int:
     return width
 
 
-def _cache_type(session: ort.InferenceSession, bundle: Bundle) -> npt.DTypeLike:
+def _cache_type(session: HostedSession, bundle: Bundle) -> npt.DTypeLike:
     """What keys and values are stored as. BundleError where buffers of ours could not be bound to the graph."""
     types = {value.name: value.type for value in (*session.get_inputs(), *session.get_outputs())}
     caches = {type for name, type in types.items() if name.startswith(("past_key_values.", "present."))}
@@ -209,10 +212,10 @@ class Step:
         for name, value in self._inputs.items():
             self._binding.bind_ortvalue_input(name, value)
 
-    def run(self, lengths: npt.NDArray[np.int64] | None = None) -> Float:
+    def run(self, lengths: npt.NDArray[np.int64] | None = None, *, more: bool = False) -> Float:
         """Logits [B,K,V], overwritten by the next run. The caller advances the cache's lengths.
 
-        lengths [B]: how many of the tokens are no padding, for rows that have no past.
+        lengths [B]: how many of the tokens are no padding, for rows that have no past. more: see HostedSession.run.
         """
         past = self._cache.lengths[self._first : self._last]
         np.add(past[:, None], self._ahead, out=self.position_ids)
@@ -221,7 +224,9 @@ class Step:
         try:
             if self._copied:
                 self._bind_inputs()
-            self._session.run_with_iobinding(self._binding)
+            self._session.run_with_iobinding(self._binding, tokens=self.input_ids.size, more=more)
+        except TorchlessError:
+            raise
         except Exception as error:
             raise GenerationError(f"onnxruntime failed in a step: {str(error).splitlines()[0][:400]}") from error
         return self.logits

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
-from torchless.arguments import check_count
+from torchless.batching import Batching
 from torchless.bundle import Bundle
 from torchless.decoder import NUMPY_TYPES, Decoder
 from torchless.errors import InputError, TorchlessError
+from torchless.hosted import HostedSession
 from torchless.pooling import pool
 from torchless.session import require
 from torchless.tasks import TASKS
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 Float = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -35,7 +32,7 @@ class Encoder:
     are stacked along a last axis.
     """
 
-    def __init__(self, session: ort.InferenceSession, bundle: Bundle, *outputs: str) -> None:
+    def __init__(self, session: HostedSession, bundle: Bundle, *outputs: str) -> None:
         self.session = session
         self.outputs = list(outputs)
         manifest = bundle.manifest
@@ -58,16 +55,14 @@ class Encoder:
         # Not every family knows segments; other tools' graphs may take ids of 32 bits.
         self.takes = {value.name: NUMPY_TYPES.get(value.type) for value in session.get_inputs()}
 
-    def __call__(self, encodings: Sequence[Encoding], batch_size: int) -> Iterator[tuple[int, Float]]:
+    def __call__(self, encodings: Sequence[Encoding], batching: Batching) -> Iterator[tuple[int, Float]]:
         """Yield (index, output of that text) for all texts, in no particular order.
 
         Texts of like length share a batch, so that little padding is computed. A text's output has its own
         length: rows of padding are cut off where the output has one row a token. Raises InputError for a text
-        without tokens, and for ids and segments that the model does not know.
+        without tokens, and for ids and segments that the model does not know; CancelledError once it is cancelled.
         """
-        batch_size = check_count("batch_size", batch_size)
-        if self._alone:
-            batch_size = 1
+        batch_size = 1 if self._alone else batching.batch_size
         lengths = [len(encoding.ids) for encoding in encodings]
         if 0 in lengths:
             raise InputError(
@@ -75,6 +70,7 @@ class Encoder:
             )
         order = sorted(range(len(encodings)), key=lengths.__getitem__)
         for start in range(0, len(order), batch_size):
+            batching.check()
             batch = order[start : start + batch_size]
             longest = lengths[batch[-1]]
             # No mask of ours lets padding be seen, but other tools' classifiers look for the last other token.
@@ -93,8 +89,16 @@ class Encoder:
                     f"the tokenizer puts a pair's second text into segment {int(types.max())}, but the model knows "
                     f"{self.segments} only, from 0: give one text"
                 )
-            for index, output in zip(batch, self.run(ids, mask, types), strict=True):
+            done = start + len(batch)
+            outputs = self.run(ids, mask, types, more=done < len(order))
+            for index, output in zip(batch, outputs, strict=True):
                 yield index, output[: lengths[index]] if output.ndim == 2 else output
+            batching.ran(done, len(order), ids.size)
+
+    def read_one(self) -> None:
+        """The least that a call can be."""
+        one = np.ones((1, 1), np.int64)
+        self.run(one * 0, one, one * 0)
 
     def _read(self, ids: Ids) -> int:
         """How many of a text's ids [S] are read, S but for a decoder that skips padding tokens at the end.
@@ -106,17 +110,22 @@ class Encoder:
         others = np.flatnonzero(ids != self.pad_token_id)
         return int(others[-1]) + 1 if len(others) else len(ids)
 
-    def run(self, ids: Ids, mask: Ids, types: Ids) -> Float:
-        """The outputs for input_ids, attention_mask and token_type_ids, each int64 [B,S]."""
+    def run(self, ids: Ids, mask: Ids, types: Ids, *, more: bool = False) -> Float:
+        """The outputs for input_ids, attention_mask and token_type_ids, each int64 [B,S].
+
+        more: the call goes on with another run (HostedSession.run).
+        """
         if self._decoder is not None:
-            return self._decoder.last(ids, mask.sum(axis=1))
+            return self._decoder.last(ids, mask.sum(axis=1), more=more)
         feeds = {
             name: given.astype(self.takes[name], copy=False)
             for name, given in zip(INPUTS, (ids, mask, types), strict=True)
             if name in self.takes
         }
         try:
-            outputs: list[Float] = self.session.run(self.outputs, feeds)
+            outputs: list[Float] = self.session.run(self.outputs, feeds, tokens=ids.size, more=more)
+        except TorchlessError:
+            raise
         except Exception as error:
             raise TorchlessError(f"onnxruntime failed: {str(error).splitlines()[0][:400]}") from error
         found = np.asarray(outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1), np.float32)

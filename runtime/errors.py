@@ -1,5 +1,9 @@
 """Every error that torchless raises on purpose: what was wrong, where, and what to do."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class TorchlessError(Exception):
     """Parent of all of them: catch this one to catch whatever the library has to say."""
@@ -27,6 +31,20 @@ class InputError(TorchlessError, ValueError):
 
 class GenerationError(TorchlessError):
     """A generation that cannot go on, such as logits that are not numbers."""
+
+
+class MemoryLimitError(TorchlessError, MemoryError):
+    """A call that needs more memory than `memory_limit`; the model is as it was, and the next call may fit."""
+
+
+class CancelledError(TorchlessError):
+    """A call over many texts that its `cancel` event has ended.
+
+    results: the answers of the first texts, as many as were done in whole blocks (of 1,024), where a call gives one
+    answer a text.
+    """
+
+    results: Any = ()
 
 
 class ExportError(TorchlessError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -13,9 +12,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torchless.errors import BundleError, ContextLengthError, InputError
+from torchless.log import log
 from torchless.setting_rules import FOREVER, check, plain
-
-log = logging.getLogger("torchless")
 
 DEFAULT_NEW_TOKENS = 128
 LEAST_NEW = 4  # tokens of the context that keep= must leave

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torchless.arguments import check_count, check_name
 from torchless.bundle import Bundle
 from torchless.errors import ContextLengthError, InputError, TorchlessError
+from torchless.hosted import HostedSession
 from torchless.opening import open_folder
 from torchless.providers.first import Settings, open_first
+from torchless.providers.options import CPU
 from torchless.text import TOKENIZER, Text, Tokenizer, check_length, tokenizer_of
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
     from tokenizers import Encoding
     from typing_extensions import Self
 
-BATCH_SIZE = 16
 STRATEGIES = ("longest_first", "only_first", "only_second")
 CUT = {"only_first": 0, "only_second": 1}
 
@@ -36,7 +36,7 @@ class Model:
         opened = open_first(bundle, settings)
         self.provider, self.graph = opened.provider, opened.graph
         self._runner: Any = None  # set by the task's class
-        self._session: ort.InferenceSession | None = opened.session
+        self._session: HostedSession | None = opened.session
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -44,7 +44,7 @@ class Model:
         return tokenizer_of(self.bundle.file(TOKENIZER), self.bundle.has(TOKENIZER), takes_ids=ids)
 
     @property
-    def session(self) -> ort.InferenceSession:
+    def session(self) -> HostedSession:
         if self._session is None:
             raise TorchlessError(f"{self.bundle.path} was closed: load it again")
         return self._session
@@ -132,8 +132,17 @@ class Fit:
         return self.truncation if isinstance(self.truncation, str) else "longest_first"
 
 
+def open_as(kind: type[M], bundle: Bundle, settings: Settings) -> M:
+    """The model, after it has read a token, so that a memory_limit too low for it is told now."""
+    model = kind(bundle, settings)
+    options = model.provider.options
+    if isinstance(options, CPU) and options.memory_limit is not None:  # others pack weights within their limit
+        model.runner.read_one()
+    return model
+
+
 def reopen(kind: type[M], path: str, settings: Settings) -> M:
-    return kind(open_folder(path, file=settings.file), settings)
+    return open_as(kind, open_folder(path, file=settings.file), settings)
 
 
 def texts_of(texts: Any) -> tuple[list[Text], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,13 @@ from torchless.arguments import check_count, check_flag
 from torchless.bundle import Bundle
 from torchless.errors import BundleError, InputError, ProviderError, TorchlessError
 from torchless.external import check_external
+from torchless.hosted import HostedSession
+from torchless.limits import exceeded, open_limited, shares
 from torchless.manifest import EXPORT_AGAIN, Graph
 from torchless.ort import onnxruntime
 from torchless.providers import refusals
 from torchless.providers.choose import Provider
-from torchless.providers.options import CPU, CUDA, OpenVINO, Plugin, TensorRT
+from torchless.providers.options import CPU, CUDA, DirectML, OpenVINO, Plugin, TensorRT
 from torchless.providers.placement import RECORD
 
 if TYPE_CHECKING:
@@ -56,8 +59,8 @@ def open_session(
     threads: int | None = None,
     spin: bool = False,
     optimize: bool = True,
-) -> ort.InferenceSession:
-    """Open one graph of a bundle.
+) -> HostedSession:
+    """Open one graph of a bundle, so that a program can fork, leave and limit it (see HostedSession).
 
     threads: for one operator; None or 0 for one a physical core. spin: let idle threads busy-wait as long as
     onnxruntime sees fit, between two calls too (a core burnt by a program that waits for its user). optimize:
@@ -66,6 +69,20 @@ def open_session(
     Raises BundleError for a graph that this onnxruntime cannot read, ProviderError for a provider that did not
     take it.
     """
+    given = provider.options
+    limit: int | None = getattr(given, "memory_limit", None)
+    return HostedSession(
+        lambda: _open(bundle, graph, provider, threads=threads, spin=spin, optimize=optimize),
+        shrinks=isinstance(given, CPU) and given.arena,
+        limit=limit,
+        caches=shares(bundle, graph, limit)[1] if limit is not None and isinstance(given, CPU) else None,
+        serial=isinstance(given, DirectML),
+    )
+
+
+def _open(
+    bundle: Bundle, graph: Graph, provider: Provider, *, threads: int | None, spin: bool, optimize: bool
+) -> ort.InferenceSession:
     options = session_options(graph, threads=threads, spin=spin, optimize=optimize)
     check_external(bundle, graph)
     path = bundle.file(graph.file)
@@ -76,10 +93,15 @@ def open_session(
     try:
         # enable_fallback would rebuild the session on the CPU and print instead of raising.
         providers = provider_list(provider, bundle, graph, options)
-        session = ort.InferenceSession(str(path), options, enable_fallback=False, **providers)
+        make = ort.InferenceSession
+        if isinstance(provider.options, CPU) and provider.options.memory_limit is not None:
+            make = functools.partial(open_limited, limit=shares(bundle, graph, provider.options.memory_limit)[0])
+        session = make(str(path), options, enable_fallback=False, **providers)
     except TorchlessError:
         raise
     except Exception as error:  # onnxruntime's own classes differ by version
+        if beyond := exceeded(error, getattr(provider.options, "memory_limit", None)):
+            raise beyond from error
         reason = refusals.of_graph(error)
         if wrong := refusals.of_options(error):
             raise ProviderError(f"{provider.options}: {wrong}") from error
@@ -140,7 +162,7 @@ def provider_list(provider: Provider, bundle: Bundle, graph: Graph, options: ort
     return {"providers": [(given.ort_name, given.told()), CPU.ort_name]}
 
 
-def require(session: ort.InferenceSession, bundle: Bundle, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+def require(session: HostedSession, bundle: Bundle, inputs: Sequence[str], outputs: Sequence[str]) -> None:
     """Raise BundleError unless the graph has these inputs and outputs: a manifest that lies about its graph."""
     have = {value.name for value in session.get_inputs()}, {value.name for value in session.get_outputs()}
     missing = [name for name in inputs if name not in have[0]] + [name for name in outputs if name not in have[1]]

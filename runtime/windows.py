@@ -9,15 +9,16 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
+from torchless.batching import Batching
 from torchless.encoder import Encoder
 
 Float = npt.NDArray[np.float32]
 
 
-def run_windows(encoder: Encoder, windows: Sequence[Sequence[Encoding]], batch_size: int) -> list[list[Float]]:
+def run_windows(encoder: Encoder, windows: Sequence[Sequence[Encoding]], batching: Batching) -> list[list[Float]]:
     """The outputs of each text's windows, in order; windows of all texts share batches."""
     flat = [window for one in windows for window in one]
-    outputs = dict(encoder(flat, batch_size))
+    outputs = dict(encoder(flat, batching))
     in_order = iter(range(len(flat)))
     return [[outputs[next(in_order)] for _ in one] for one in windows]
 

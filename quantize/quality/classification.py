@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from torchless.batching import Batching
 from torchless.classifier import Classifier
 from torchless.errors import InputError
-from torchless.model import BATCH_SIZE
 from torchless.quantize.data import Example
 from torchless.quantize.extra import import_extra
 from torchless.quantize.intervals import Measure, linear, mean, ratio
@@ -120,7 +120,7 @@ def _logits(models: Sequence[Classifier], examples: Sequence[Example], watch: Wa
         rows = []
         for block in watch.blocks(examples):
             encodings = [watch.encode(model, example.given, count=not number) for example in block]
-            rows.append(model.rows(encodings, len(model.labels), BATCH_SIZE))
+            rows.append(model.rows(encodings, len(model.labels), Batching()))
         found.append(np.concatenate(rows))
     watch.tell_cut(models[0], examples)
     return found

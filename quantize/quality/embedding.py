@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from torchless.model import BATCH_SIZE
+from torchless.batching import Batching
 from torchless.quantize.data import Example, sample
 from torchless.quantize.intervals import Measure, mean
 from torchless.quantize.quality.alike import same_dimension
@@ -64,7 +64,7 @@ def embed(model: Embedding, examples: Sequence[Example], watch: Watch, *, count:
     vectors = np.zeros((len(examples), model.dimension), np.float32)
     for block in watch.blocks(range(len(examples))):
         encodings = [watch.encode(model, examples[index].given, count=count) for index in block]
-        for index, vector in model.runner(encodings, BATCH_SIZE):
+        for index, vector in model.runner(encodings, Batching()):
             check_numbers(vector, "embeddings")
             vectors[block[index]] = vector
     return unit(vectors)

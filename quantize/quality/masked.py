@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from torchless.batching import Batching
 from torchless.errors import InputError
 from torchless.quantize.data import SEED, Example
 from torchless.quantize.intervals import Measure, mean
@@ -68,7 +69,7 @@ def hide(
 
 def fill(model: FillMask, hidden: Masked) -> Float:
     """Log-probabilities [masks,V]; one text at a time, as the graph gives logits for every token."""
-    ((_, logits),) = model.runner([hidden], 1)
+    ((_, logits),) = model.runner([hidden], Batching())
     rows = logits[hidden.masks]
     check_numbers(rows)
     return log_softmax(rows)

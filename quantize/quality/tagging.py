@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from torchless.model import BATCH_SIZE
+from torchless.batching import Batching
 from torchless.quantize.data import Example
 from torchless.quantize.extra import import_extra
 from torchless.quantize.intervals import Measure, linear, mean
@@ -71,7 +71,7 @@ def tag(
     for block in watch.blocks(examples):
         read = [watch.encode(model, example.text, count=count) for example in block]
         rows: list[Any] = [None] * len(read)
-        for index, logits in model.runner(read, BATCH_SIZE):
+        for index, logits in model.runner(read, Batching()):
             check_numbers(logits)
             rows[index] = log_softmax(logits)
         encodings += read

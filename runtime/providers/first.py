@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torchless.arguments import check_flag
 from torchless.bundle import Bundle
 from torchless.errors import ProviderError
+from torchless.hosted import HostedSession
+from torchless.log import log
 from torchless.manifest import Graph
 from torchless.providers.causes import why_not
 from torchless.providers.choose import Asked, Provider, asked_for, choose_graph, make_provider, none_of
-from torchless.providers.options import CPU, DirectML
+from torchless.providers.options import CPU, limited
 from torchless.providers.placement import read_placement
-from torchless.providers.serial import Serial
 from torchless.session import open_session
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 
 @dataclass(frozen=True)
@@ -32,13 +28,14 @@ class Settings:
     dialect: str | None = None
     file: str | None = None
     strict: bool = False
+    memory_limit: int | None = None
 
 
 @dataclass(frozen=True)
 class Opened:
     """A session, the provider that runs it, and the graph that it was made of."""
 
-    session: ort.InferenceSession
+    session: HostedSession
     provider: Provider
     graph: Graph
 
@@ -54,6 +51,7 @@ def open_first(bundle: Bundle, settings: Settings) -> Opened:
     causes: list[str] = []
     for one in options:
         try:
+            one = limited(one, settings.memory_limit)
             cause = why_not(one)
             if cause is not None:
                 raise ProviderError(cause)
@@ -61,15 +59,13 @@ def open_first(bundle: Bundle, settings: Settings) -> Opened:
             graph = choose_graph(bundle, provider, settings.dialect, settings.file)
             session = open_session(bundle, graph, provider, threads=settings.threads, spin=settings.spin)
             provider = _placed(session, provider, graph, settings.strict)
-            if isinstance(one, DirectML):
-                session = Serial(session)
             return Opened(session, provider, graph)
         except ProviderError as error:
             causes.append(f"{one.called}: {error}")
     raise ProviderError(none_of(causes))
 
 
-def _placed(session: ort.InferenceSession, provider: Provider, graph: Graph, strict: bool) -> Provider:
+def _placed(session: HostedSession, provider: Provider, graph: Graph, strict: bool) -> Provider:
     """The provider with what it took of the graph."""
     if provider.name == CPU.name:
         return provider
@@ -83,5 +79,5 @@ def _placed(session: ort.InferenceSession, provider: Provider, graph: Graph, str
         told = f"of {graph.file} {sum(placement.on_cpu.values())} nodes were left to the CPU ({left})"
         if strict:
             raise ProviderError(f"{told}: pass strict=False to let them run there")
-        logging.getLogger("torchless").warning("%s: %s", provider.name, told)
+        log.warning("%s: %s", provider.name, told)
     return dataclasses.replace(provider, placement=placement)

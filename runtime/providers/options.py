@@ -5,13 +5,14 @@ Options that are left at None are onnxruntime's own defaults. `more` holds furth
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torchless.arguments import check_count, check_flag, check_name
-from torchless.errors import InputError
+from torchless.errors import InputError, ProviderError
 
 Told = dict[str, str]
 
@@ -59,17 +60,23 @@ class Options:
 class CPU(Options):
     """onnxruntime's own kernels. Threads are `load`'s, since they serve every provider's nodes on the CPU.
 
-    arena: keep memory between runs (quicker, holds the largest that was needed). Off, each run gives all back.
+    arena: keep memory between runs (quicker; what a large call took is given back after it). Off, each run gives
+    all back. memory_limit: bytes for the weights as onnxruntime packs them, for what runs compute with, and for a
+    decoder's keys and values; a call that needs more is a MemoryLimitError.
     """
 
     name = "cpu"
     ort_name = "CPUExecutionProvider"
 
     arena: bool = True
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_flag("arena", self.arena)
+        _check_memory(self.memory_limit)
+        if self.memory_limit is not None and not self.arena:
+            raise InputError("memory_limit is the arena's: not with arena=False")
 
 
 @dataclass(frozen=True)
@@ -265,6 +272,19 @@ class Plugin(Options):
 BY_NAME: Mapping[str, type[Options]] = {
     kind.name: kind for kind in (CPU, CUDA, TensorRT, OpenVINO, DirectML, CoreML)
 }
+
+
+def limited(options: Options, limit: int | None) -> Options:
+    """The same options with `load`'s memory_limit. InputError for two limits, ProviderError where there is none."""
+    if limit is None:
+        return options
+    _check_memory(limit)
+    if not hasattr(options, "memory_limit"):
+        raise ProviderError(f"{options.called} knows no memory_limit: load without one")
+    if options.memory_limit not in (None, limit):
+        raise InputError(f"memory_limit={limit!r}, and {options}: give one limit")
+    limited: Options = dataclasses.replace(options, memory_limit=limit)  # type: ignore[call-arg]
+    return limited
 
 
 def _check_memory(limit: Any) -> None:

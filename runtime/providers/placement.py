@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torchless.providers.options import CPU
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
+    from torchless.hosted import HostedSession
 
 RECORD = "session.record_ep_graph_assignment_info"  # onnxruntime 1.24; older ones pass over it
 
@@ -37,7 +37,7 @@ class Placement:
         )
 
 
-def read_placement(session: ort.InferenceSession) -> Placement | None:
+def read_placement(session: HostedSession) -> Placement | None:
     """None where this onnxruntime cannot tell (before 1.24), or was not asked to record it."""
     try:
         subgraphs: list[Any] = session.get_provider_graph_assignment_info()

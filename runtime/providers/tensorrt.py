@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -16,12 +15,11 @@ from pathlib import Path
 
 from torchless.bundle import Bundle
 from torchless.errors import InputError, ProviderError
+from torchless.log import log
 from torchless.manifest import Graph, Manifest
 from torchless.ort import onnxruntime
 from torchless.providers import libraries, nvidia
 from torchless.providers.options import TensorRT, Told
-
-log = logging.getLogger("torchless")
 
 LARGEST_STEP = 256  # tokens that the decoder reads at once
 TUNED_LENGTH = 128  # tokens that an encoder's engine is tuned for, unless told otherwise

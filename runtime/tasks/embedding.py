@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.arguments import check_count, check_flag
+from torchless.batching import BATCH_SIZE, Batching
 from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, InputError
 from torchless.manifest import EXPORT_AGAIN
-from torchless.model import BATCH_SIZE, Fit, Model, texts_of
+from torchless.model import Fit, Model, texts_of
 from torchless.providers.first import Settings
 from torchless.sampling import check_numbers
 from torchless.similarity import array_of, check_vectors, cosine, search, unit
@@ -49,6 +52,8 @@ class Embedding(Model):
         normalize: bool | None = None,
         truncate_dim: int | None = None,
         batch_size: int = BATCH_SIZE,
+        cancel: threading.Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
         truncation: bool | str = False,
         max_length: int | None = None,
         truncation_side: str = "right",
@@ -64,9 +69,12 @@ class Embedding(Model):
         vectors = np.zeros((len(given), size), np.float32)
         fit = Fit(truncation, max_length, truncation_side)
         encoder: Encoder = self.runner
-        for index, vector in encoder([self.encode(text, fit) for text in given], batch_size):
-            check_numbers(vector, "embeddings")
-            vectors[index] = vector[:size]
+        batching, start = Batching(batch_size, cancel, progress), 0
+        for part in batching.blocks(given):
+            for index, vector in encoder([self.encode(text, fit) for text in batching.each(part)], batching):
+                check_numbers(vector, "embeddings")
+                vectors[start + index] = vector[:size]
+            start += len(part)
         if normalize or (self.normalized and size < self.dimension):
             vectors = unit(vectors)
         return vectors[0] if single else vectors
@@ -91,6 +99,8 @@ class Embedding(Model):
         texts: Any,
         *,
         batch_size: int = BATCH_SIZE,
+        cancel: threading.Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
         truncation: bool | str = False,
         max_length: int | None = None,
         truncation_side: str = "right",
@@ -103,10 +113,16 @@ class Embedding(Model):
         given, single = texts_of(texts)
         fit = Fit(truncation, max_length, truncation_side)
         states = Encoder(self.session, self.bundle, "last_hidden_state")
-        found: list[Any] = [None] * len(given)
-        for index, rows in states([self.encode(text, fit) for text in given], batch_size):
-            check_numbers(rows, "hidden states")
-            found[index] = rows.copy()  # else each keeps its whole batch in memory
+        batching = Batching(batch_size, cancel, progress)
+
+        def answer(part: Sequence[Any]) -> list[Any]:
+            found: list[Any] = [None] * len(part)
+            for index, rows in states([self.encode(text, fit) for text in batching.each(part)], batching):
+                check_numbers(rows, "hidden states")
+                found[index] = rows.copy()  # else each keeps its whole batch in memory
+            return found
+
+        found = batching.answers(given, answer)
         return found[0] if single else found
 
     def similarity(self, a: Any, b: Any) -> Any:

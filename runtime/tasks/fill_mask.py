@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.arguments import check_count, check_name
+from torchless.batching import BATCH_SIZE, Batching
 from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, ContextLengthError, InputError
 from torchless.manifest import EXPORT_AGAIN
-from torchless.model import BATCH_SIZE, Fit, Model, texts_of
+from torchless.model import Fit, Model, texts_of
 from torchless.providers.first import Settings
 from torchless.sampling import check_numbers, log_softmax
 from torchless.text import Text, check_length, check_text
@@ -78,6 +80,8 @@ class FillMask(Model):
         targets: str | Sequence[str] | None = None,
         multi_token: str = "refuse",
         batch_size: int = BATCH_SIZE,
+        cancel: threading.Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
         truncation: bool | str = False,
         max_length: int | None = None,
         truncation_side: str = "right",
@@ -97,9 +101,14 @@ class FillMask(Model):
         wanted = None if targets is None else self._targets(targets, multi_token)
         fit = Fit(truncation, max_length, truncation_side)
         given, single = texts_of(texts)
-        masked = [self._masked(text, fit) for text in given]
-        found = self._score(masked, wanted, top_k, batch_size)
-        results = [self._fill(one, masks, top_k) for one, masks in zip(masked, found, strict=True)]
+        batching = Batching(batch_size, cancel, progress)
+
+        def answer(part: Sequence[Any]) -> list[Any]:
+            masked = [self._masked(text, fit) for text in batching.each(part)]
+            found = self._score(masked, wanted, top_k, batching)
+            return [self._fill(one, masks, top_k) for one, masks in zip(masked, found, strict=True)]
+
+        results = batching.answers(given, answer)
         return results[0] if single else results
 
     def _masked(self, text: Any, fit: Fit) -> Masked:
@@ -150,11 +159,11 @@ class FillMask(Model):
         return sorted(found)
 
     def _score(
-        self, texts: Sequence[Masked], targets: list[Target] | None, top_k: int, batch_size: int
+        self, texts: Sequence[Masked], targets: list[Target] | None, top_k: int, batching: Batching
     ) -> list[list[Scores]]:
         """For every mask of every text, what may stand there with its log-probability, a mean over its tokens."""
         found: list[list[Scores]] = [[[] for _ in one.masks] for one in texts]
-        for index, rows in self._log_probabilities(texts, batch_size):
+        for index, rows in self._log_probabilities(texts, batching):
             for scores, row in zip(found[index], rows, strict=True):
                 if targets is None:
                     scores += [((int(i),), float(row[i])) for i in np.argsort(-row, kind="stable")[:top_k]]
@@ -167,18 +176,18 @@ class FillMask(Model):
             for mask, scores in zip(one.masks, places, strict=True)
             for count in sorted({len(target) for target in several})
         ]
-        for index, rows in self._log_probabilities([one for _, one in wide], batch_size):
+        for index, rows in self._log_probabilities([one for _, one in wide], batching):
             here = [target for target in several if len(target) == len(rows)]
             wide[index][0].extend((target, float(rows[range(len(rows)), target].mean())) for target in here)
         return found
 
-    def _log_probabilities(self, texts: Sequence[Masked], batch_size: int) -> Iterator[tuple[int, Float]]:
+    def _log_probabilities(self, texts: Sequence[Masked], batching: Batching) -> Iterator[tuple[int, Float]]:
         """Yield (index, float32 [masks,V]) for each text, in no particular order."""
         encoder: Encoder = self.runner
         for one in texts:
             check_length(len(one.ids), self.context_length, advice="shorten it, to have room for the targets")
         encodings: list[Any] = list(texts)
-        for index, logits in encoder(encodings, batch_size):
+        for index, logits in encoder(encodings, batching):
             rows = logits[texts[index].masks]
             check_numbers(rows)
             yield index, log_softmax(rows)

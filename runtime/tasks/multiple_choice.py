@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -10,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
+from torchless.batching import BATCH_SIZE, Batching
 from torchless.classifier import RowScorer
 from torchless.errors import InputError
-from torchless.model import BATCH_SIZE, Fit
+from torchless.model import Fit
 from torchless.sampling import softmax
 from torchless.text import check_length, check_text
 
@@ -55,6 +57,8 @@ class MultipleChoice(RowScorer):
         choices: Sequence[str],
         question: str | None = ...,
         batch_size: int = ...,
+        cancel: threading.Event | None = ...,
+        progress: Callable[[int, int], object] | None = ...,
         truncation: bool | str = ...,
         max_length: int | None = ...,
         truncation_side: str = ...,
@@ -67,6 +71,8 @@ class MultipleChoice(RowScorer):
         choices: Sequence[Sequence[str]],
         question: list[str] | None = ...,
         batch_size: int = ...,
+        cancel: threading.Event | None = ...,
+        progress: Callable[[int, int], object] | None = ...,
         truncation: bool | str = ...,
         max_length: int | None = ...,
         truncation_side: str = ...,
@@ -79,6 +85,8 @@ class MultipleChoice(RowScorer):
         choices: Any = None,
         question: Any = None,
         batch_size: int = BATCH_SIZE,
+        cancel: threading.Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
         truncation: bool | str = False,
         max_length: int | None = None,
         truncation_side: str = "right",
@@ -94,13 +102,18 @@ class MultipleChoice(RowScorer):
         questions = [None] * len(contexts) if questions is None else questions
         if not all(isinstance(given, list) and len(given) == len(contexts) for given in (lists, questions)):
             raise InputError(f"{len(contexts)} contexts need a list of as many choices, and questions if any")
-        encodings: list[Encoding] = []
-        counts = []
-        for one, several, asked in zip(contexts, lists, questions, strict=True):
-            counts.append(len(check_choices(several)))
-            encodings += [self._pair(check_text(one, "context"), asked, choice, fit) for choice in several]
-        values = self.rows(encodings, 1, batch_size)[:, 0]
-        results = [choose_best(part) for part in np.split(values, np.cumsum(counts)[:-1])] if counts else []
+        batching = Batching(batch_size, cancel, progress)
+
+        def answer(part: Sequence[tuple[Any, Any, Any]]) -> list[Choice]:
+            encodings: list[Encoding] = []
+            counts = []
+            for one, several, asked in batching.each(part):
+                counts.append(len(check_choices(several)))
+                encodings += [self._pair(check_text(one, "context"), asked, choice, fit) for choice in several]
+            values = self.rows(encodings, 1, batching)[:, 0]
+            return [choose_best(scores) for scores in np.split(values, np.cumsum(counts)[:-1])]
+
+        results = batching.answers(list(zip(contexts, lists, questions, strict=True)), answer)
         return results[0] if single else results
 
     def _pair(self, context: str, question: str | None, choice: str, fit: Fit) -> Encoding:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any, overload
 
+from torchless.batching import BATCH_SIZE, Batching
 from torchless.classifier import Classifier
 from torchless.errors import InputError
-from torchless.model import BATCH_SIZE, Fit, texts_of
+from torchless.model import Fit, texts_of
 from torchless.sampling import softmax
 from torchless.tasks.text_classification import Classification, classify
 
@@ -20,6 +23,8 @@ class NextSentencePrediction(Classifier):
         pairs: tuple[str, str],
         *,
         batch_size: int = ...,
+        cancel: threading.Event | None = ...,
+        progress: Callable[[int, int], object] | None = ...,
         truncation: bool | str = ...,
         max_length: int | None = ...,
         truncation_side: str = ...,
@@ -30,6 +35,8 @@ class NextSentencePrediction(Classifier):
         pairs: list[tuple[str, str]],
         *,
         batch_size: int = ...,
+        cancel: threading.Event | None = ...,
+        progress: Callable[[int, int], object] | None = ...,
         truncation: bool | str = ...,
         max_length: int | None = ...,
         truncation_side: str = ...,
@@ -40,6 +47,8 @@ class NextSentencePrediction(Classifier):
         pairs: Any,
         *,
         batch_size: int = BATCH_SIZE,
+        cancel: threading.Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
         truncation: bool | str = False,
         max_length: int | None = None,
         truncation_side: str = "right",
@@ -52,5 +61,8 @@ class NextSentencePrediction(Classifier):
         given, single = texts_of(pairs)
         if any(not isinstance(pair, tuple) for pair in given):
             raise InputError("next-sentence-prediction compares two texts: give each pair as a tuple")
-        results = classify(self.logits(given, fit, batch_size), self.labels, softmax)
+        batching = Batching(batch_size, cancel, progress)
+        results = batching.answers(
+            given, lambda part: classify(self.logits(part, fit, batching), self.labels, softmax)
+        )
         return results[0] if single else results

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy.typing as npt
 from tokenizers import Encoding
 
 from torchless.arguments import check_count, check_flag
+from torchless.batching import BATCH_SIZE, Batching
 from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import InputError
-from torchless.model import BATCH_SIZE, Model
+from torchless.model import Model
 from torchless.providers.first import Settings
 from torchless.sampling import check_numbers, softmax
 from torchless.spans import trim
@@ -119,6 +121,8 @@ class QuestionAnswering(Model):
         handle_impossible_answer: bool = False,
         align_to_words: bool = True,
         batch_size: int = BATCH_SIZE,
+        cancel: threading.Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> Any:
         """The best Answer, or a list of the top_k best (fewer if there are no more), best first.
 
@@ -142,11 +146,17 @@ class QuestionAnswering(Model):
         room = Room(doc_stride, max_seq_len, max_question_len)
         pairs, single = pairs_of(question, context)
         encoder: Encoder = self.runner
-        windows = [self._windows(*pair, room) for pair in pairs]
-        outputs = run_windows(encoder, windows, batch_size)
-        found = [
-            self._answers(pair[1], *read, search) for pair, read in zip(pairs, zip(windows, outputs), strict=True)
-        ]
+        batching = Batching(batch_size, cancel, progress)
+
+        def answer(part: Sequence[tuple[str, str]]) -> list[list[Answer]]:
+            windows = [self._windows(*pair, room) for pair in batching.each(part)]
+            outputs = run_windows(encoder, windows, batching)
+            return [
+                self._answers(pair[1], *read, search)
+                for pair, read in zip(part, zip(windows, outputs), strict=True)
+            ]
+
+        found = batching.answers(pairs, answer)
         results = [answers if top_k > 1 else (answers or [Answer("", 0.0, 0, 0)])[0] for answers in found]
         return results[0] if single else results
 

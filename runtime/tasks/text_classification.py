@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -10,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.arguments import check_count, check_flag, check_name
+from torchless.batching import BATCH_SIZE, Batching
 from torchless.bundle import Bundle
 from torchless.classifier import Classifier
 from torchless.errors import BundleError, InputError
 from torchless.manifest import EXPORT_AGAIN
-from torchless.model import BATCH_SIZE, Fit, texts_of
+from torchless.model import Fit, texts_of
 from torchless.providers.first import Settings
 from torchless.sampling import softmax
 from torchless.text import Text
@@ -96,6 +98,8 @@ class TextClassification(Classifier):
         function_to_apply: str | None = ...,
         both_orders: bool = ...,
         batch_size: int = ...,
+        cancel: threading.Event | None = ...,
+        progress: Callable[[int, int], object] | None = ...,
         truncation: bool | str = ...,
         max_length: int | None = ...,
         truncation_side: str = ...,
@@ -109,6 +113,8 @@ class TextClassification(Classifier):
         function_to_apply: str | None = ...,
         both_orders: bool = ...,
         batch_size: int = ...,
+        cancel: threading.Event | None = ...,
+        progress: Callable[[int, int], object] | None = ...,
         truncation: bool | str = ...,
         max_length: int | None = ...,
         truncation_side: str = ...,
@@ -122,6 +128,8 @@ class TextClassification(Classifier):
         function_to_apply: str | None = None,
         both_orders: bool = False,
         batch_size: int = BATCH_SIZE,
+        cancel: threading.Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
         truncation: bool | str = False,
         max_length: int | None = None,
         truncation_side: str = "right",
@@ -137,13 +145,17 @@ class TextClassification(Classifier):
             top_k = check_count("top_k", top_k)
         squash = self._squash if function_to_apply is None else function_of(function_to_apply)
         fit = Fit(truncation, max_length, truncation_side)
+        check_flag("both_orders", both_orders)
         given, single = texts_of(texts)
-        if check_flag("both_orders", both_orders):
-            turned = self.logits([*given, *map(turn, given)], fit, batch_size)
-            logits = turned[: len(given)] + turned[len(given) :]
-        else:
-            logits = self.logits(given, fit, batch_size)
-        results = classify(logits, self.labels, squash, top_k)
+        batching = Batching(batch_size, cancel, progress)
+
+        def answer(part: Sequence[Text]) -> list[Classification]:
+            logits = self.logits([*part, *map(turn, part)] if both_orders else part, fit, batching)
+            if both_orders:
+                logits = logits[: len(part)] + logits[len(part) :]
+            return classify(logits, self.labels, squash, top_k)
+
+        results = batching.answers(given, answer)
         return results[0] if single else results
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +19,13 @@ from torchless.errors import InputError
 from torchless.generation import ROWS, Row, Token, decode, report
 from torchless.generation_config import GenerationConfig
 from torchless.language_model import LanguageModel
+from torchless.log import log
 from torchless.providers.first import Settings
 from torchless.reply import Generation, Reply, Stream
 from torchless.sampling import make_sampler
 from torchless.state import LastState, State, bundle_hash, check_state, load_state
 from torchless.stopping import Patience
 from torchless.text import TOKENIZER, Prompt, prompts_of
-
-log = logging.getLogger("torchless")
 
 
 class TextGeneration(LanguageModel):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from torchless.arguments import check_count
+from torchless.batching import BATCH_SIZE, Batching
 from torchless.bundle import Bundle
 from torchless.classifier import Classifier
 from torchless.errors import BundleError, InputError
 from torchless.manifest import EXPORT_AGAIN
-from torchless.model import BATCH_SIZE, Fit
+from torchless.model import Fit
 from torchless.providers.first import Settings
 from torchless.tasks import unfit
 from torchless.tasks.text_classification import function_of
@@ -53,6 +56,8 @@ class TextRanking(Classifier):
         top_k: int | None = None,
         function_to_apply: str | None = None,
         batch_size: int = BATCH_SIZE,
+        cancel: threading.Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
         truncation: bool | str = False,
         max_length: int | None = None,
         truncation_side: str = "right",
@@ -74,7 +79,9 @@ class TextRanking(Classifier):
             raise InputError(f"passages: expected a list of texts, got {type(passages).__name__}")
         question = check_text(query, "query")
         pairs = [(question, check_text(passage, "passages")) for passage in passages]
-        scores = squash(self.logits(pairs, fit, batch_size))[:, 0]
+        batching = Batching(batch_size, cancel, progress)
+        logits = [self.logits(part, fit, batching) for part in batching.blocks(pairs)]
+        scores = squash(np.concatenate(logits))[:, 0] if logits else np.zeros(0, np.float32)
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Ranked(int(index), float(scores[index])) for index in order]
 

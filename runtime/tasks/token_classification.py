@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+import threading
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -11,12 +12,13 @@ import numpy.typing as npt
 from tokenizers import Encoding
 
 from torchless.arguments import check_count, check_name
+from torchless.batching import BATCH_SIZE, Batching
 from torchless.bundle import Bundle
 from torchless.classifier import check_columns
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, InputError
 from torchless.manifest import EXPORT_AGAIN
-from torchless.model import BATCH_SIZE, Fit, Model, texts_of
+from torchless.model import Fit, Model, texts_of
 from torchless.providers.first import Settings
 from torchless.sampling import check_numbers, softmax
 from torchless.spans import trim
@@ -71,6 +73,8 @@ class TokenClassification(Model):
         ignore_labels: Sequence[str] = ...,
         stride: int | None = ...,
         batch_size: int = ...,
+        cancel: threading.Event | None = ...,
+        progress: Callable[[int, int], object] | None = ...,
         truncation: bool | str = ...,
         max_length: int | None = ...,
         truncation_side: str = ...,
@@ -84,6 +88,8 @@ class TokenClassification(Model):
         ignore_labels: Sequence[str] = ...,
         stride: int | None = ...,
         batch_size: int = ...,
+        cancel: threading.Event | None = ...,
+        progress: Callable[[int, int], object] | None = ...,
         truncation: bool | str = ...,
         max_length: int | None = ...,
         truncation_side: str = ...,
@@ -97,6 +103,8 @@ class TokenClassification(Model):
         ignore_labels: Sequence[str] = ("O",),
         stride: int | None = None,
         batch_size: int = BATCH_SIZE,
+        cancel: threading.Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
         truncation: bool | str = False,
         max_length: int | None = None,
         truncation_side: str = "right",
@@ -131,12 +139,17 @@ class TokenClassification(Model):
                 raise InputError("stride reads all of a long text, truncation cuts it: give one of them")
         given, single = texts_of(texts)
         encoder: Encoder = self.runner
-        readings = [self._read(text, fit, stride) for text in given]
-        outputs = run_windows(encoder, [reading.windows for reading in readings], batch_size)
-        results = [
-            self._entities(reading, logits, aggregation_strategy, ignored)
-            for reading, logits in zip(readings, outputs, strict=True)
-        ]
+        batching = Batching(batch_size, cancel, progress)
+
+        def answer(part: Sequence[Any]) -> list[list[Entity]]:
+            readings = [self._read(text, fit, stride) for text in batching.each(part)]
+            outputs = run_windows(encoder, [reading.windows for reading in readings], batching)
+            return [
+                self._entities(reading, logits, aggregation_strategy, ignored)
+                for reading, logits in zip(readings, outputs, strict=True)
+            ]
+
+        results = batching.answers(given, answer)
         return results[0] if single else results
 
     def _ignored(self, ignore_labels: Sequence[str]) -> frozenset[str]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from torchless.arguments import check_count, check_flag
+from torchless.batching import BATCH_SIZE, Batching
 from torchless.bundle import Bundle
 from torchless.classifier import Classifier
 from torchless.errors import InputError
-from torchless.model import BATCH_SIZE, Fit, texts_of
+from torchless.model import Fit, texts_of
 from torchless.providers.first import Settings
 from torchless.sampling import softmax
 from torchless.tasks import entails, unfit
 from torchless.tasks.text_classification import Classification, rank_labels
-from torchless.text import check_text
+from torchless.text import Text, check_text
 
 Float = npt.NDArray[np.float32]
 
@@ -47,6 +49,8 @@ class ZeroShotClassification(Classifier):
         multi_label: bool = ...,
         top_k: int | None = ...,
         batch_size: int = ...,
+        cancel: threading.Event | None = ...,
+        progress: Callable[[int, int], object] | None = ...,
         truncation: bool | str = ...,
         max_length: int | None = ...,
         truncation_side: str = ...,
@@ -61,6 +65,8 @@ class ZeroShotClassification(Classifier):
         multi_label: bool = ...,
         top_k: int | None = ...,
         batch_size: int = ...,
+        cancel: threading.Event | None = ...,
+        progress: Callable[[int, int], object] | None = ...,
         truncation: bool | str = ...,
         max_length: int | None = ...,
         truncation_side: str = ...,
@@ -75,6 +81,8 @@ class ZeroShotClassification(Classifier):
         multi_label: bool = False,
         top_k: int | None = None,
         batch_size: int = BATCH_SIZE,
+        cancel: threading.Event | None = None,
+        progress: Callable[[int, int], object] | None = None,
         truncation: bool | str = "only_first",
         max_length: int | None = None,
         truncation_side: str = "right",
@@ -94,13 +102,18 @@ class ZeroShotClassification(Classifier):
             top_k = check_count("top_k", top_k)
         fit = Fit("only_first" if truncation is True else truncation, max_length, truncation_side)
         given, single = texts_of(texts)
-        pairs = [(check_text(text, "texts"), one) for text in given for one in hypotheses]
-        logits = self.logits(pairs, fit, batch_size).reshape(len(given), len(labels), len(self.labels))
-        if multi_label or len(labels) == 1:
-            scores = softmax(logits[..., [self.contradiction_id, self.entailment_id]])[..., 1]  # [N,labels]
-        else:
-            scores = softmax(logits[..., self.entailment_id])
-        results = [rank_labels(labels, row, top_k) for row in scores]
+        batching = Batching(batch_size, cancel, progress)
+
+        def answer(part: Sequence[Text]) -> list[Classification]:
+            pairs = [(check_text(text, "texts"), one) for text in part for one in hypotheses]
+            logits = self.logits(pairs, fit, batching).reshape(len(part), len(labels), len(self.labels))
+            if multi_label or len(labels) == 1:
+                scores = softmax(logits[..., [self.contradiction_id, self.entailment_id]])[..., 1]  # [N,labels]
+            else:
+                scores = softmax(logits[..., self.entailment_id])
+            return [rank_labels(labels, row, top_k) for row in scores]
+
+        results = batching.answers(given, answer)
         return results[0] if single else results
 
 

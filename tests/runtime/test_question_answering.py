@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import torchless
 from torchless import Answer, GenerationError, InputError, QuestionAnswering
+from torchless.batching import Batching
 from torchless.export import export
 from torchless.spans import trim
 from torchless.tasks.question_answering import best_spans, pairs_of, probabilities, trimmed
@@ -159,7 +160,7 @@ def test_a_context_without_a_word_has_no_answer(qa: QuestionAnswering) -> None:
 
 def test_no_answer_is_as_likely_as_in_the_window_that_doubts_it_most(qa: QuestionAnswering) -> None:
     windows = qa.tokenizer.windows((QUESTION, LONG), 48, stride=24, strategy="only_second")
-    (outputs,) = run_windows(qa.runner, [windows], 16)
+    (outputs,) = run_windows(qa.runner, [windows], Batching())
     doubts = []
     for window, logits in zip(windows, outputs, strict=True):
         seen = np.array(window.type_ids) == 1

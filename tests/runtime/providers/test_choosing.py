@@ -15,10 +15,10 @@ import tiny
 import torchless
 from torchless import CPU, CUDA, DirectML, InputError, OpenVINO, ProviderError, TensorRT
 from torchless.bundle import read_bundle
+from torchless.hosted import HostedSession
 from torchless.manifest import MANIFEST
 from torchless.providers import Plugin, asked_for, refusals, tensorrt, wheels
 from torchless.providers.causes import why_not
-from torchless.providers.serial import Serial
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def test_a_serial_session_runs_one_thread_at_a_time() -> None:
             return given
 
     session = Session()
-    serial = Serial(session)
-    threads = [threading.Thread(target=serial.run) for _ in range(8)]
+    serial = HostedSession(lambda: session, serial=True)
+    threads = [threading.Thread(target=serial.run, args=(["logits"], {})) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (session.most, serial.most, serial.run(1)) == (1, 1, (1,))
+    assert (session.most, serial.most) == (1, 1) and serial.run(["logits"], {})[0] == ["logits"]
 
 
 def test_the_places_in_onnxruntimes_source_are_left_out() -> None:
