@@ -183,6 +183,8 @@ class Batch:
         """Read a text, known as `index`, and choose its next token; None for one that has ended before that."""
         if row.ends(None) is not None:
             return None
+        if self._cache.reserve(row.slots(self._cache.limit)):
+            self._step = self._decoder.stepper(self._cache)  # the old one writes to the old buffer
         place = self._cache.join()
         try:
             logits = row.read(self._decoder, self._cache, place)
