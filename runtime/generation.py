@@ -158,6 +158,91 @@ def report(rows: Sequence[Row], progress: Callable[[int, int], object], context:
         row.progress = part(index)
 
 
+class Batch:
+    """Texts that are continued together in one cache: others join as they leave.
+
+    size: how many at most. slots: room that the cache has for each from the beginning.
+    failed: told of the text whose choice of a token has failed, and leaves; raises, where the others end with it.
+    """
+
+    def __init__(
+        self, decoder: Decoder, size: int, slots: int = 0, failed: Callable[[int, Exception], object] | None = None
+    ) -> None:
+        self._decoder = decoder
+        self._cache = decoder.new_cache(size, joined=0)
+        self._cache.reserve(slots)
+        self._step = decoder.stepper(self._cache)
+        self._failed = failed
+        self._rows: list[Row] = []
+        self._last: list[Token] = []  # of each row
+
+    def __len__(self) -> int:
+        return len(self._last)
+
+    def join(self, index: int, row: Row) -> Token | None:
+        """Read a text, known as `index`, and choose its next token; None for one that has ended before that."""
+        if row.ends(None) is not None:
+            return None
+        if self._cache.reserve(row.slots(self._cache.limit)):
+            self._step = self._decoder.stepper(self._cache)  # the old one writes to the old buffer
+        place = self._cache.join()
+        try:
+            logits = row.read(self._decoder, self._cache, place)
+            token = None if logits is None else row.choose(index, logits)
+        except BaseException:
+            self._cache.drop(place)  # the last one: the others stay where they are
+            raise
+        if token is None:
+            self._cache.drop(place)
+            return None
+        self._rows.append(row)
+        self._last.append(token)
+        self._let_go()
+        return token
+
+    def step(self) -> Iterator[Token]:
+        """One token more for each; those that have got their last one leave."""
+        for place in reversed(range(len(self))):
+            row = self._rows[place]
+            if row.keep is not None and self._cache.lengths[place] == self._cache.limit:
+                # GPT-2's positions are inside its keys: only the first tokens, which stay in place, keep theirs.
+                self._cache.lengths[place] = row.keep
+                if row.read(self._decoder, self._cache, place, without=1) is None:
+                    self._drop(place)
+        if not self._last:
+            return
+        logits = self._step([token.id for token in self._last])
+        failed = []
+        for place, row in enumerate(self._rows):
+            index = self._last[place].prompt
+            try:
+                self._last[place] = row.choose(index, logits[place])
+            except Exception as error:
+                if self._failed is None:
+                    raise
+                self._failed(index, error)
+                failed.append(place)
+            else:
+                yield self._last[place]
+        self._let_go(failed)
+
+    def sweep(self) -> None:
+        """Let those leave whose caller has had enough, before another token is computed for them."""
+        self._let_go([place for place, row in enumerate(self._rows) if row.ends(None) is not None])
+
+    def _let_go(self, also: Sequence[int] = ()) -> None:
+        """Rows are gone through backwards: a dropped one's place is taken by one seen before."""
+        for place in reversed(range(len(self))):
+            if self._last[place].finish_reason or place in also:
+                self._drop(place)
+
+    def _drop(self, place: int) -> None:
+        self._cache.drop(place)
+        self._rows[place], self._last[place] = self._rows[-1], self._last[-1]
+        self._rows.pop()
+        self._last.pop()
+
+
 def decode(decoder: Decoder, rows: Sequence[Row], together: int = ROWS) -> Iterator[Token]:
     """Yield every new token of every row, as it is chosen. A budget of 0 yields nothing for its row.
 
@@ -165,46 +250,11 @@ def decode(decoder: Decoder, rows: Sequence[Row], together: int = ROWS) -> Itera
     the batch and the next prompt takes its place. One that ends while its window is read again yields no more.
     """
     waiting = deque(index for index, row in enumerate(rows) if row.budget > 0)
-    cache = decoder.new_cache(min(together, len(waiting)), joined=0)
-    cache.reserve(max((rows[i].slots(cache.limit) for i in waiting), default=0))
-    step = decoder.stepper(cache)
-    last: list[Token] = []
-    while waiting or last:
-        while waiting and len(last) < together:
+    slots = max((rows[i].slots(decoder.context_length) for i in waiting), default=0)
+    batch = Batch(decoder, min(together, len(waiting)), slots)
+    while waiting or len(batch):
+        while waiting and len(batch) < together:
             index = waiting.popleft()
-            if rows[index].ends(None) is not None:
-                continue
-            place = cache.join()
-            logits = rows[index].read(decoder, cache, place)
-            if logits is None:
-                cache.drop(place)
-                continue
-            last.append(rows[index].choose(index, logits))
-            yield last[-1]
-            _let_go(cache, last)
-        for place in reversed(range(len(last))):
-            row = rows[last[place].prompt]
-            if row.keep is not None and cache.lengths[place] == cache.limit:
-                # GPT-2's positions are inside its keys: only the first tokens, which stay in place, keep theirs.
-                cache.lengths[place] = row.keep
-                if row.read(decoder, cache, place, without=1) is None:
-                    _drop(cache, last, place)
-        if last:
-            batch = step([token.id for token in last])
-            for place, token in enumerate(last):
-                last[place] = rows[token.prompt].choose(token.prompt, batch[place])
-                yield last[place]
-            _let_go(cache, last)
-
-
-def _let_go(cache: KVCache, last: list[Token]) -> None:
-    for place in reversed(range(len(last))):
-        if last[place].finish_reason:
-            _drop(cache, last, place)
-
-
-def _drop(cache: KVCache, last: list[Token], place: int) -> None:
-    """Rows are gone through backwards: a dropped one's place is taken by one seen before."""
-    cache.drop(place)
-    last[place] = last[-1]
-    last.pop()
+            if (token := batch.join(index, rows[index])) is not None:
+                yield token
+        yield from batch.step()

@@ -13,12 +13,12 @@ import re
 import sys
 from collections.abc import Sequence
 
-from torchless.cli import adopt, bench, doctor, export, inspect, quantize, run, sensitivity, verify
+from torchless.cli import adopt, bench, doctor, export, inspect, quantize, run, sensitivity, serve, verify
 from torchless.cli.telling import tell
 from torchless.errors import TorchlessError
 from torchless.version import __version__
 
-COMMANDS = (export, adopt, quantize, sensitivity, bench, run, inspect, verify, doctor)
+COMMANDS = (export, adopt, quantize, sensitivity, bench, run, serve, inspect, verify, doctor)
 
 
 OPTION = re.compile(r"--?[A-Za-z][\w-]*(=|$)")  # what begins with a dash and goes on otherwise is a text

@@ -92,7 +92,7 @@ class TextGeneration(LanguageModel):
         else:
             patience = Patience.within(config.max_time, cancel, callback)
             count = config.num_return_sequences
-            rows, replies = self._rows([one for one in ids for _ in range(count)], config, patience, progress)
+            rows, replies = self.rows([one for one in ids for _ in range(count)], config, patience, progress)
             for _ in self._decode(rows, batch_size, state, drafts):
                 pass
             _tell_short(config, replies)
@@ -126,7 +126,7 @@ class TextGeneration(LanguageModel):
             raise InputError("stream gives one text as it grows: not with num_beams or num_return_sequences")
         ids = self.prompt_ids(prompts[0])
         # Errors come now, not with the first piece.
-        rows, (reply,) = self._rows([ids], config, Patience.within(config.max_time, cancel, callback), progress)
+        rows, (reply,) = self.rows([ids], config, Patience.within(config.max_time, cancel, callback), progress)
         tokens = self._decode(rows, 1, state, drafting(config, self, assistant_model))
         return Stream(self._pieces(prompts[0], rows[0], tokens, reply, config, return_full_text))
 
@@ -165,7 +165,7 @@ class TextGeneration(LanguageModel):
             raise InputError("prompt_lookup_num_tokens: not in a conversation, which keeps a state")
         config = self.template.end(config)
         ids = fit_turns(messages, self.template, self.tokenizer, config, self.context_length)
-        rows, (reply,) = self._rows([ids], config, Patience.within(config.max_time, cancel, callback), progress)
+        rows, (reply,) = self.rows([ids], config, Patience.within(config.max_time, cancel, callback), progress)
         check_state(state, self.bundle)  # now, not with the first piece
         return Stream(self.template.trim(self._answer(ids, rows, reply, config, state)))
 
@@ -194,14 +194,17 @@ class TextGeneration(LanguageModel):
         """What the tokens write, for constraints."""
         return Vocabulary(self.tokenizer, self.decoder.vocab_size)
 
-    def _rows(
+    def rows(
         self,
         ids: list[list[int]],
         config: GenerationConfig,
         patience: Patience,
-        progress: Callable[[int, int], object] | None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> tuple[list[Row], list[Reply]]:
-        """What `decode` works on, and who listens to it: a row and a reply for each prompt."""
+        """What a Batch continues, and who listens to it: a row and a reply for each prompt.
+
+        Prompts are checked ids. With num_return_sequences, as many in turn are draws of one: each has its own.
+        """
         config.check_tokens(self.decoder.vocab_size)
         constraint = self.vocabulary.constraint(config) if config.constraints else None
         stops = frozenset(config.eos_token_id if constraint is None else constraint.ends)

@@ -32,7 +32,11 @@ FORBIDDEN = (
     "sklearn",
     "pandas",
     "jinja2",
+    "starlette",
+    "uvicorn",
+    "h11",
 )
+SERVER = {"starlette", "uvicorn", "h11"}  # of the extra `serve`: in the files that only a server imports
 
 
 def files(room: str) -> list[Path]:
@@ -66,9 +70,23 @@ def test_the_runtime_imports_only_its_three_dependencies_and_itself() -> None:
             top = module.split(".")[0]
             if types or top in THREE or top in sys.stdlib_module_names or (inside and top in EXTRAS):
                 continue
+            if top in SERVER and path.parent.name == "serve":
+                continue
             makes = module.startswith(("torchless.export", "torchless.quantize"))
             command = path.parent.name == "cli" and inside  # only the commands that make bundles, when they run
             assert top == "torchless" and (command or not makes), f"{path} imports {module}"
+
+
+def test_the_server_is_imported_by_nobody_but_its_command_and_itself() -> None:
+    for path in files("runtime"):
+        for module, inside, types in imports(path):
+            if module.startswith("torchless.serve") and path.parent.name != "serve" and not types:
+                assert path.name == "serve.py" and inside, f"{path} imports {module}"
+    code = "import sys, torchless.serve.options; print(sorted({name.split('.')[0] for name in sys.modules}))"
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not SERVER & set(
+        ast.literal_eval(seen)
+    )  # the package says which extra is missing, so it must do without
 
 
 @pytest.mark.parametrize(("room", "other"), [("export", "torchless.quantize"), ("quantize", "torchless.export")])

@@ -1,0 +1,135 @@
+"""A model behind the endpoints: its threads, and how many requests of it are inside."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from torchless.errors import InputError, TorchlessError
+from torchless.generation_config import GenerationConfig
+from torchless.model import Fit, Model
+from torchless.serve.asking import Asked
+from torchless.serve.engine import Engine, Gate, Job
+from torchless.serve.formats import Names
+from torchless.serve.options import Options
+from torchless.serve.request_error import stopping
+from torchless.stopping import Patience
+from torchless.tasks.embedding import Embedding
+from torchless.tasks.text_classification import TextClassification
+from torchless.tasks.text_generation import TextGeneration
+
+T = TypeVar("T")
+
+BLOCK = 32  # texts that are read before somebody looks whether the caller is still there
+PREPARING = 2  # threads that make token ids of prompts
+
+
+class House:
+    """One model and its name. Subclasses answer."""
+
+    def __init__(self, name: str, model: Model, limit: int, threads: int) -> None:
+        model.tokenizer  # noqa: B018  (an error of the bundle now, and not in the first request)
+        self.name, self.model = name, model
+        self.gate = Gate(limit)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"torchless-{name}")
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do this in a thread of the model's own: the event loop never computes."""
+        try:
+            doing = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except RuntimeError:
+            raise stopping() from None
+        return await doing
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """(running, waiting) texts or requests."""
+        return min(self.gate.inside, 1), max(0, self.gate.inside - 1)
+
+    def stop(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Generating(House):
+    """A GPT, and the engine that continues its texts."""
+
+    model: TextGeneration
+
+    def __init__(self, name: str, model: TextGeneration, options: Options) -> None:
+        super().__init__(name, model, options.batch_size + options.queue, PREPARING)
+        self.engine = Engine(model.decoder, options.batch_size, name)
+
+    @functools.cached_property
+    def names(self) -> Names:
+        return Names(self.model.tokenizer, self.model.decoder.vocab_size)
+
+    @property
+    def load(self) -> tuple[int, int]:
+        running = self.engine.running
+        return running, max(0, self.gate.inside - running)
+
+    def stop(self) -> None:
+        self.engine.stop()
+        super().stop()
+
+
+class Reading(House):
+    """An encoder: one request at a time has all cores, the next ones wait."""
+
+    def __init__(self, name: str, model: Model, options: Options) -> None:
+        super().__init__(name, model, 1 + options.queue, 1)
+        self._stopped = threading.Event()
+
+    async def read(
+        self, texts: Sequence[Any], cancelled: threading.Event, **settings: Any
+    ) -> tuple[list[Any], int]:
+        """What the model says of each text, and how many tokens they are. Ends early once `cancelled`."""
+
+        def work() -> tuple[list[Any], int]:
+            found, tokens, fit = list[Any](), 0, Fit(settings.get("truncation", False))
+            for start in range(0, len(texts), BLOCK):
+                if cancelled.is_set() or self._stopped.is_set():
+                    raise stopping()
+                block = list(texts[start : start + BLOCK])
+                found += list(self.model(block, **settings))  # type: ignore[operator]
+                tokens += sum(len(self.model.encode(text, fit).ids) for text in block)
+            return found, tokens
+
+        return await self.run(work)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        super().stop()
+
+
+def house(name: str, model: Model, options: Options) -> House:
+    """The one for a model's task. InputError for a task that no endpoint has."""
+    if isinstance(model, TextGeneration):
+        return Generating(name, model, options)
+    if isinstance(model, Embedding | TextClassification):
+        return Reading(name, model, options)
+    raise InputError(
+        f"{name}: no endpoint answers for {model.bundle.manifest.task}: give bundles for text-generation, "
+        "feature-extraction or text-classification"
+    )
+
+
+def prepare(
+    house: Generating,
+    job: Job,
+    asked: Asked,
+    prompts: list[list[int]],
+    end: Callable[[GenerationConfig], GenerationConfig] = lambda config: config,
+) -> GenerationConfig:
+    """Give a job its texts; their settings, to which `end` adds. RequestError for those that cannot be met."""
+    try:
+        config = end(asked.config(house.model, prompts))
+        each = [prompt for prompt in prompts for _ in range(config.num_return_sequences)]
+        job.write(*house.model.rows(each, config, Patience.within(config.max_time, job.cancelled, None)))
+    except TorchlessError as error:
+        raise asked.refused(error) from None
+    return config
