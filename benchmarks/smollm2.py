@@ -7,9 +7,9 @@ perplexity and speed.
     python benchmarks/smollm2.py [PART ...] [--packages FOLDER] [--gguf FILE] [--only NAME,...] [--rounds 5]
         [--threads 2] [--windows 12] [--environments FOLDER] [--models FOLDER] [--json FILE] [--markdown FILE]
 
-PART is one of tokens, logits, answers, perplexity and speed; all by default. `Q4_1` and `Q8_0` carry the blocks of a
-GGUF file over; `fp32` has its weights dequantized by transformers, `int8` and `int4` are made of those by torchless,
-Q8_0 by llama.cpp. Needs torchless[cpu,export,quantize,torch], gguf and accelerate.
+PART is one of tokens, logits, answers, perplexity and speed; all by default. `Q4_1` and `Q8_0` carry the blocks of
+a GGUF file over; `fp32` has its weights dequantized by transformers, `int8` and `int4` are made of those by
+torchless, Q8_0 by llama.cpp. Needs torchless[cpu,export,quantize,torch], gguf and accelerate.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WINDOW = 512  # tokens that are read together; all but the first are scored
 ANSWER = 64  # tokens
 END = 2  # <|im_end|>
 SHAPES = ((1, 32), (1, 512))
-REFERENCE = "llama.cpp Q4_1"  # the file itself
+OWN, REFERENCE = "torchless Q4_1", "llama.cpp Q4_1"  # the file itself
 PAIRS = (  # whose answers are compared
     ("torchless fp32", "llama.cpp F32"),
     ("torchless Q4_1", "llama.cpp Q4_1"),
@@ -48,12 +48,17 @@ PAIRS = (  # whose answers are compared
 Rows = list[list[str]]
 
 
+def own(turns: Turns) -> str:
+    """The contender whose tokenizer and template are torchless's own reading of the file, where it takes part."""
+    return OWN if OWN in turns.workers else next(name for name in turns.workers if CONTENDERS[name].is_ours)
+
+
 def tokens(turns: Turns, args: argparse.Namespace) -> Rows:
     """Texts whose tokens differ from torchless's, by tokenizer."""
     from transformers import AutoTokenizer
 
     texts = real_texts(args.packages)
-    ours = turns.workers["torchless Q4_1"].ask(texts=texts)["ids"]
+    ours = turns.workers[own(turns)].ask(texts=texts)["ids"]
     found = {"llama.cpp": turns.workers[REFERENCE].ask(texts=texts)["ids"]}
     folder = turns.models.checkpoint
     for name, at in (
@@ -78,7 +83,7 @@ def prompts_of(turns: Turns) -> list[list[int]]:
     """The questions in the model's own template."""
     import torchless
 
-    with torchless.load(turns.models.path(CONTENDERS["torchless Q4_1"])) as model:
+    with torchless.load(turns.models.path(CONTENDERS[own(turns)])) as model:
         return [model.template.ids(model.tokenizer, [{"role": "user", "content": one}]) for one in QUESTIONS]
 
 

@@ -1,4 +1,4 @@
-"""The models of benchmarks/smollm2.py: one GGUF file, its weights dequantized, and what each contender makes of them."""
+"""The models of benchmarks/smollm2.py: a GGUF file, its weights in float32, and what each contender makes of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What benchmarks/smollm2.py reads and asks: real texts of npm packages, some in other scripts, twenty questions."""
+"""What benchmarks/smollm2.py reads and asks: real texts of npm packages, other scripts, twenty questions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ADDED = (
     "เรียกฉันว่าอิชมาเอล ไม่กี่ปีก่อน ไม่ว่าจะนานแค่ไหนก็ตาม",
     "என்னை இஸ்மவேல் என்று அழையுங்கள். சில ஆண்டுகளுக்கு முன்பு",
     "ጥሪኝ እስማኤል። ከጥቂት ዓመታት በፊት። 𐍈𐌰𐌹𐍂𐌽𐌰 𓀀𓁐 𝔉𝔯𝔞𝔨𝔱𝔲𝔯",
-    "def f(x: int = 0) -> dict[str, int]:\n    return {k: v**2 for k, v in zip('ab', range(x)) if v % 2 == 0}\n\n\n",
+    "def f(x: int = 0) -> dict[str, int]:\n    return {k: v**2 for k, v in zip('ab', range(x)) if v % 2}\n\n\n",
     "\tif (a[i]->b != NULL && *p++ == '\\0') {\n\t\tfree(p); // 100% done\n\t}\n",
     "SELECT id, COUNT(*) FROM t WHERE name LIKE '%x_y%' GROUP BY 1 HAVING COUNT(*)>=10;",
     '{"a": [1, 2.50, null], "b\\u00e9": "x\\ty", "c": {"d": true}}\n',
@@ -35,7 +35,7 @@ ADDED = (
     "$ ls -la ~/Documents | grep -E '^d.*' > out.txt 2>&1 && echo \"done: $?\"",
     "E = mc² ⇒ ∀x∈ℝ: ∑ᵢ xᵢ ≤ ∫₀^∞ e^{-t} dt ≈ 1; \\frac{a}{b} 10⁻³ µm °C ± €5 £6 ¥7",
     "  leading\n\n\n   and   many    spaces \t\t tabs\n \n trailing   ",
-    "no\u00a0break, thin\u2009space, zero\u200bwidth, line\u2028sep, ideographic\u3000space, \ufeffBOM, soft\u00adhyphen",
+    "no\u00a0break, thin\u2009space, zero\u200bwidth, line\u2028sep, wide\u3000space, \ufeffBOM, soft\u00adhyphen",
     "\x01\x02 control \x7f \x85 \x1b[31mred\x1b[0m",
     "!!!??? ... --- *** ((([[[{{{ }}}]]])))  ,;:'\"`´‘’“”«»„‚–—…",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",

@@ -13,7 +13,7 @@ import numpy as np
 
 
 def convert(source: str, out: str, form: str) -> int:
-    """A GGUF file as it is (`gguf`), or brought to `form` by llama.cpp itself: Q4_0 keeps the vocabulary in Q6_K."""
+    """A GGUF file as it is (`gguf`), or made `form` by llama.cpp itself: Q4_0 keeps the vocabulary in Q6_K."""
     Path(out).mkdir()
     path, given = Path(out) / "model.gguf", Path(source) / "model.gguf"
     if form == "gguf":
