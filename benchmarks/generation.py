@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ from generation_process import Turns, fresh
 
 TEXT = Path(__file__).parents[1] / "examples" / "data" / "heldout-sotu.txt"
 NEW = 32  # tokens that a prompt gets in a turn
-SHAPES = ((1, 32), (4, 32), (16, 32), (1, 512), (1, CONTEXT - NEW))  # prompts, and tokens in each
+Shapes = Sequence[tuple[int, int]]
+SHAPES: Shapes = ((1, 32), (4, 32), (16, 32), (1, 512), (1, CONTEXT - NEW))  # prompts, and tokens in each
 CONVERSATION = 256  # tokens of the text whose memory is measured, its prompt of 32 among them
 MEMORY_ROUNDS = 2  # the memory of a conversation hardly differs
 REST = 2  # seconds before a round, for what went before to come to an end
@@ -115,18 +117,18 @@ class Run(Turns):
         stream, *own = json.loads(told)
         self.stream.append(stream)
         for name, bandwidth in zip(self.found, own, strict=True):
-            self._note(CONTENDERS[name], "limit", bandwidth / self.found[name]["read_bytes"])
-            self._note(CONTENDERS[name], "limit_stream", stream / self.found[name]["read_bytes"])
+            self._note(self.models.contenders[name], "limit", bandwidth / self.found[name]["read_bytes"])
+            self._note(self.models.contenders[name], "limit_stream", stream / self.found[name]["read_bytes"])
 
-    def measure(self, rounds: int) -> None:
+    def measure(self, rounds: int, shapes: Shapes = SHAPES) -> None:
         wanted: dict[str, Any] = {}
         self.everyone(self.compare, wanted)
-        for shape in SHAPES:
+        for shape in shapes:
             self.everyone(self.warm_up, *shape)
         for number in range(rounds):
             print(f"round {number + 1} of {rounds} ...", file=sys.stderr)
             time.sleep(REST)
-            for shape in SHAPES:
+            for shape in shapes:
                 self.everyone(self.generate, *shape)
             self.everyone(self.start, number < MEMORY_ROUNDS)
             self.read_memory()
@@ -147,13 +149,20 @@ def measure(args: argparse.Namespace, names: list[str]) -> dict[str, Any]:
         models.folder.mkdir(parents=True, exist_ok=True)
         if not models.checkpoint.is_dir():
             write_checkpoint(models, args.vocabulary, args.quick)
-        run = Run(models, args.threads, names)
-        try:
-            run.measure(args.rounds)
-        finally:
-            run.close()
+        return interleaved(models, names, args.rounds, args.threads, args.quick)
+
+
+def interleaved(
+    models: Models, names: list[str], rounds: int, threads: int, quick: bool = False, shapes: Shapes = SHAPES
+) -> dict[str, Any]:
+    """The figures of one interleaved run of these contenders."""
+    run = Run(models, threads, names)
+    try:
+        run.measure(rounds, shapes)
+    finally:
+        run.close()
     return {
-        "settings": {"rounds": args.rounds, "threads": args.threads, "new": NEW, "quick": args.quick},
+        "settings": {"rounds": rounds, "threads": threads, "new": NEW, "quick": quick},
         "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()},
         "bandwidth": run.stream,
         "missing": run.missing,

@@ -18,6 +18,12 @@ BARS = (
     ("torchless int8", "CTranslate2 int8", "start_ms", 1.0),
     ("torchless int8", "llama.cpp Q8_0", "peak_mb", 1.0),
     ("torchless int8", "CTranslate2 int8", "peak_mb", 1.0),
+    # Of smollm2.py
+    *(
+        (ours, other, what, aim)
+        for ours, other in (("torchless Q8_0", "llama.cpp Q8_0"), ("torchless Q4_1", "llama.cpp Q4_1"))
+        for what, aim in (("decode_1x32", 1.3), ("prefill_512_ms", 1.0), ("start_ms", 1.0), ("peak_mb", 1.0))
+    ),
 )
 NAMES = {
     "decode_1x32": "decoding, 1 text",

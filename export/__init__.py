@@ -5,13 +5,19 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from torchless.errors import ExportError
+from tokenizers import Tokenizer
+
+from torchless.chat import CHAT_TEMPLATE, special_texts
+from torchless.chat_form import ChatForm
+from torchless.errors import ExportError, InputError
 from torchless.export.builder import Builder, Dialect
+from torchless.export.chat_form import read_chat_form
 from torchless.export.config import Config
 from torchless.export.families import FAMILIES, Facts
 from torchless.export.heads import LABELLED, Head
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["export"]
+
+log = logging.getLogger("torchless")
 
 FILES: dict[Dialect, str] = {"fused": "model.onnx", "standard": "model.standard.onnx"}
 
@@ -208,13 +216,14 @@ def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect])
         if lack := unfit(plan.task, labels or ()):
             raise ExportError(f"{source.where}: {lack}")
     decodes = facts.cache is not None
+    special = _special_tokens(source, facts.vocab_size)
     return Manifest(
         family=plan.family,
         task=plan.task,
         context_length=min(facts.context_length, plan.context_limit or facts.context_length),
         vocab_size=facts.vocab_size,
         graphs=tuple(Graph(FILES[name], name, "fp32", providers_of(name, decodes)) for name in dialects),
-        special_tokens=_special_tokens(source, facts.vocab_size),
+        special_tokens=special,
         labels=labels,
         problem_type=problem,
         cache=facts.cache,
@@ -222,7 +231,20 @@ def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect])
         token_types=False if facts.segments and source.token_types is False else None,
         segments=facts.segments,
         head=plan.layer,
+        chat=_chat_form(source, special) if plan.task == "text-generation" else None,
     )
+
+
+def _chat_form(source: Source, special: Mapping[str, int | list[int]]) -> ChatForm | None:
+    """What the runtime needs no jinja2 for; nothing where the template has no such form, or jinja2 is not here."""
+    if CHAT_TEMPLATE not in source.files or TOKENIZER not in source.files:
+        return None
+    texts = special_texts(special, Tokenizer.from_str(source.files[TOKENIZER].decode("utf-8")))
+    try:
+        return read_chat_form(source.files[CHAT_TEMPLATE].decode("utf-8"), texts)
+    except InputError as missing:
+        log.info("the chat template stays with jinja2: %s", missing)
+        return None
 
 
 def providers_of(dialect: Dialect, decodes: bool) -> tuple[str, ...]:

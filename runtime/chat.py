@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+from tokenizers import Tokenizer as FastTokenizer
 
 from torchless.bundle import Bundle
 from torchless.errors import BundleError, InputError
@@ -59,23 +62,42 @@ class Template:
 
 
 def read_template(bundle: Bundle, tokenizer: Tokenizer) -> Template:
-    """The bundle's, or the plain one. BundleError for one that is no template, InputError without jinja2."""
-    render: Render = plain
-    own = bundle.has(CHAT_TEMPLATE)
-    if own:
-        path = bundle.file(CHAT_TEMPLATE)
-        special = {
-            f"{role}_token": tokenizer.fast.id_to_token(ids[0] if isinstance(ids, list) else ids) or ""
-            for role, ids in bundle.manifest.special_tokens.items()
-            if ids != []
-        }
-        try:
-            render = compile_template(path.read_text(encoding="utf-8"), special)
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise BundleError(f"{path} is not a chat template: {error}") from None
-    return Template(render, own, *turn_end(render, tokenizer))
+    """The bundle's, or the plain one. BundleError for one that is no template, InputError without jinja2.
+
+    Where the manifest has the template's form, jinja2 is asked for only by roles that the form does not know.
+    """
+    form = bundle.manifest.chat
+    if not bundle.has(CHAT_TEMPLATE):
+        render: Render = plain
+    elif form is None:
+        render = read_jinja(bundle, tokenizer)
+    else:
+        whole = functools.cache(lambda: read_jinja(bundle, tokenizer))
+
+        def render(messages: Sequence[Message], answer: bool) -> str:
+            return form.render(messages, answer) if form.knows(messages) else whole()(messages, answer)
+
+    return Template(render, bundle.has(CHAT_TEMPLATE), *turn_end(render, tokenizer))
+
+
+def read_jinja(bundle: Bundle, tokenizer: Tokenizer) -> Render:
+    path = bundle.file(CHAT_TEMPLATE)
+    special = special_texts(bundle.manifest.special_tokens, tokenizer.fast)
+    try:
+        return compile_template(path.read_text(encoding="utf-8"), special)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise BundleError(f"{path} is not a chat template: {error}") from None
+
+
+def special_texts(ids: Mapping[str, int | list[int]], tokenizer: FastTokenizer) -> dict[str, str]:
+    """The special tokens by the names that templates have for them: `bos_token` and so on."""
+    return {
+        f"{role}_token": tokenizer.id_to_token(found[0] if isinstance(found, list) else found) or ""
+        for role, found in ids.items()
+        if found != []
+    }
 
 
 def plain(messages: Sequence[Message], answer: bool) -> str:
@@ -89,12 +111,8 @@ def plain(messages: Sequence[Message], answer: bool) -> str:
     return "\n".join(lines) + ("\nAssistant:" if answer else "")
 
 
-def compile_template(source: str, special: Mapping[str, str]) -> Render:
-    """A Jinja template as transformers runs it: in a sandbox, with the special tokens as bos_token and so on.
-
-    Raises ValueError for what is no template, and InputError where jinja2 is missing; the result raises InputError
-    for messages that the template refuses.
-    """
+def chat_templates() -> Any:
+    """jinja2's environment as transformers makes it: a sandbox. InputError where jinja2 is missing or too old."""
     try:
         import jinja2.ext
         import jinja2.nodes
@@ -129,6 +147,18 @@ def compile_template(source: str, special: Mapping[str, str]) -> Render:
         "raise_exception": refuse,
         "strftime_now": lambda form: datetime.datetime.now().strftime(form),
     }
+    return sandbox
+
+
+def compile_template(source: str, special: Mapping[str, str]) -> Render:
+    """A Jinja template as transformers runs it, with the special tokens as bos_token and so on.
+
+    Raises ValueError for what is no template, and InputError where jinja2 is missing; the result raises InputError
+    for messages that the template refuses.
+    """
+    sandbox = chat_templates()
+    import jinja2
+
     try:
         template = sandbox.from_string(source)
     except jinja2.TemplateError as error:
@@ -136,11 +166,12 @@ def compile_template(source: str, special: Mapping[str, str]) -> Render:
 
     def render(messages: Sequence[Message], answer: bool) -> str:
         try:
-            return template.render(
+            written: str = template.render(
                 messages=[dict(one) for one in messages], add_generation_prompt=answer, **special
             )
         except Exception as error:  # a template can raise anything
             raise InputError(f"the chat template refuses these messages: {error}") from None
+        return written
 
     return render
 

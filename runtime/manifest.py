@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from torchless.chat_form import ChatForm
 from torchless.errors import BundleError
 
 MANIFEST = "torchless.json"
@@ -78,6 +79,7 @@ class Manifest:
     token_types: bool | None = None
     segments: int | None = None
     head: str | None = None
+    chat: ChatForm | None = None
     recipe: Mapping[str, Any] | None = None
     parity: Mapping[str, Any] | None = None
     files: Mapping[str, FileEntry] = field(default_factory=dict)
@@ -89,7 +91,8 @@ class Manifest:
         first = ("schema", "torchless", "family", "task")
         ordered = {name: fields.pop(name) for name in first} | fields
         text = json.dumps(ordered, indent=2, ensure_ascii=False)
-        lists_of_numbers = r"\[[\d\s.,e+-]+\]"  # one a line, or a reader scrolls through a page of them
+        # One a line, or a reader scrolls through a page of them; no text has a line's end as it is.
+        lists_of_numbers = r"\[\n[\d\s.,e+-]+\]"
         return re.sub(lists_of_numbers, lambda found: " ".join(found[0].split()), text) + "\n"
 
     @classmethod
@@ -121,6 +124,7 @@ class Manifest:
             token_types=read.one("token_types", _boolean, None),
             segments=read.one("segments", _positive, None),
             head=read.one("head", _text, None),
+            chat=read.one("chat", lambda raw: _chat(raw, where), None),
             recipe=read.one("recipe", _object, None),
             parity=read.one("parity", _object, None),
             files={
@@ -240,3 +244,20 @@ def _pooling(raw: Any, where: str) -> Pooling:
         normalize=read.one("normalize", _boolean),
         inside=read.one("inside", _boolean, True),
     )
+
+
+def _chat(raw: Any, where: str) -> ChatForm:
+    read = _Fields(raw, f"{where}: chat")
+    return ChatForm(
+        turns=read.one("turns", lambda given: {role: _turn(texts) for role, texts in _object(given).items()}),
+        opening=read.one("opening", lambda given: {role: _text(text) for role, text in _object(given).items()}, {}),
+        answer=read.one("answer", _text, ""),
+        trim=read.one("trim", _boolean, False),
+    )
+
+
+def _turn(value: Any) -> tuple[str, str]:
+    texts = _texts(value)
+    if len(texts) != 2:
+        raise ValueError(f"{len(texts)} texts around what is said, expected 2")
+    return texts[0], texts[1]

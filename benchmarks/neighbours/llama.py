@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,16 +13,24 @@ import numpy as np
 
 
 def convert(source: str, out: str, form: str) -> int:
-    """A GGUF file in float32, quantized to `form` by llama.cpp itself: Q4_0 keeps the vocabulary in Q6_K."""
+    """A GGUF file as it is (`gguf`), or made `form` by llama.cpp itself: Q4_0 keeps the vocabulary in Q6_K."""
     Path(out).mkdir()
-    path = Path(out) / "model.gguf"
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{form}")
-    if llama_cpp.llama_model_quantize(bytes(Path(source) / "model.gguf"), bytes(path), ctypes.byref(params)):
-        raise SystemExit(f"llama.cpp did not quantize {source}")
+    path, given = Path(out) / "model.gguf", Path(source) / "model.gguf"
+    if form == "gguf":
+        shutil.copy(given, path)
+    else:
+        params = llama_cpp.llama_model_quantize_default_params()
+        params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_{'ALL' if form == 'F32' else 'MOSTLY'}_{form}")
+        params.allow_requantize = form == "F32"
+        if llama_cpp.llama_model_quantize(bytes(given), bytes(path), ctypes.byref(params)):
+            raise SystemExit(f"llama.cpp did not quantize {source}")
     model = llama_cpp.llama_model_load_from_file(bytes(path), llama_cpp.llama_model_default_params())
-    positions = 4 * llama_cpp.llama_model_n_ctx_train(model) * llama_cpp.llama_model_n_embd(model)
-    return llama_cpp.llama_model_size(model) - positions
+    name = ctypes.create_string_buffer(64)
+    llama_cpp.llama_model_meta_val_str(model, b"general.architecture", name, len(name))
+    places = (
+        llama_cpp.llama_model_n_ctx_train(model) if name.value == b"gpt2" else 0
+    )  # a table of which rows are read
+    return llama_cpp.llama_model_size(model) - 4 * places * llama_cpp.llama_model_n_embd(model)
 
 
 class Model:
@@ -28,12 +38,12 @@ class Model:
 
     def __init__(self, folder: str, threads: int, room: int) -> None:
         path = str(Path(folder) / "model.gguf")
-        self._model = llama_cpp.Llama(
-            path, n_ctx=room, n_threads=threads, n_threads_batch=threads, flash_attn=self.flash, verbose=False
-        )
+        settings = {"n_threads": threads, "n_threads_batch": threads, "flash_attn": self.flash, "verbose": False}
+        self._model = llama_cpp.Llama(path, n_ctx=room, **settings)
+        self._all = functools.cache(lambda: llama_cpp.Llama(path, n_ctx=room, logits_all=True, **settings))
 
     def ids(self, text: str) -> list[int]:
-        return self._model.tokenize(text.encode(), add_bos=False)
+        return self._model.tokenize(text.encode(), add_bos=False, special=True)
 
     def generate(self, prompts: list[list[int]], new: int, heard: Callable[[int], None]) -> list[list[int]]:
         """Token by token through llama.cpp's own functions: Llama.generate takes 4 to 6 % longer for the same."""
@@ -52,6 +62,14 @@ class Model:
 
     def logits(self, ids: list[int]) -> list[float]:
         return self._read(ids).tolist()
+
+    def score(self, ids: list[int]) -> list[float]:
+        model = self._all()
+        model.reset()
+        model.eval(ids)
+        logits = model.scores[: len(ids) - 1].astype(np.float64)
+        logits -= logits.max(axis=-1, keepdims=True)
+        return (logits[np.arange(len(ids) - 1), ids[1:]] - np.log(np.exp(logits).sum(axis=-1))).tolist()
 
     def _read(self, ids: list[int]) -> np.ndarray:
         self._model.reset()  # or it would go on from the text before

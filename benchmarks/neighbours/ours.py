@@ -9,13 +9,16 @@ import torchless
 
 
 def convert(source: str, out: str, form: str) -> int:
-    """A checkpoint in float32, or one of its bundles by a recipe."""
+    """A checkpoint in float32, a GGUF file with its own blocks (`gguf`), or one of their bundles by a recipe."""
     from onnx_weights import read_by_a_token
 
     from torchless.export import export
     from torchless.quantize import quantize
 
-    path = export(source, out, check=False) if form == "fp32" else quantize(source, out, recipe=form)
+    if form == "gguf":
+        path = export(Path(source) / "model.gguf", out, check=False)
+    else:
+        path = export(source, out, check=False) if form == "fp32" else quantize(source, out, recipe=form)
     return read_by_a_token(path / "model.onnx")
 
 
@@ -44,3 +47,6 @@ class Model:
     def logits(self, ids: list[int]) -> list[float]:
         decoder = self._model.decoder
         return decoder.extend(decoder.new_cache(), ids)[-1].tolist()
+
+    def score(self, ids: list[int]) -> list[float]:
+        return list(self._model.score(ids).logprobs)

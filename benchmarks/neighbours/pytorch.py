@@ -64,3 +64,9 @@ class Model:
         given = torch.tensor([ids])
         with torch.inference_mode():
             return self._model(input_ids=given, attention_mask=torch.ones_like(given)).logits[0, -1].tolist()
+
+    def score(self, ids: list[int]) -> list[float]:
+        given = torch.tensor([ids])
+        with torch.inference_mode():
+            logits = self._model(input_ids=given, attention_mask=torch.ones_like(given)).logits[0, :-1]
+        return logits.double().log_softmax(-1)[torch.arange(len(ids) - 1), given[0, 1:]].tolist()

@@ -10,6 +10,7 @@ have, with
     ids(text) -> list[int]                               the text's tokens
     generate(prompts, new, heard) -> list[list[int]]     greedy, exactly `new` tokens for each prompt
     logits(ids) -> list[float]                           those of the token that follows
+    score(ids) -> list[float]                            log-probabilities of all but the first (smollm2.py)
 
 `heard(n)` is called as soon as a prompt's n-th new token is known, counted from 1. `convert(source, out, form)`
 writes the folder `out` and returns the bytes of weights that one token reads: all but the tables of embeddings,
@@ -54,6 +55,10 @@ def serve(model: Any, answer: Answer) -> None:
         command = json.loads(line)
         if "logits" in command:
             answer({"logits": model.logits(command["logits"])})
+        elif "texts" in command:
+            answer({"ids": [model.ids(text) for text in command["texts"]]})
+        elif "score" in command:
+            answer({"logprobs": model.score(command["score"])})
         else:
             answer(timed(model, command["prompts"], command["new"]))
 

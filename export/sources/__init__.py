@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: a Hugging Face folder, a live torch module, or nanoGPT's ckpt.pt."""
+"""Where a checkpoint comes from: a Hugging Face folder, a GGUF file, a live torch module, or nanoGPT's ckpt.pt."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchless.errors import ExportError
+from torchless.export.sources.gguf import SUFFIX, from_gguf
 from torchless.export.sources.huggingface import from_folder
 from torchless.export.sources.module import from_module
 from torchless.export.sources.nanogpt import CHECKPOINT, from_nanogpt
@@ -19,7 +20,7 @@ __all__ = ["CONFIG", "GENERATION", "TOKENIZER", "Source", "open_source"]
 
 
 def open_source(source: str | os.PathLike[str] | torch.nn.Module, tokenizer: object = None) -> Source:
-    """A folder in Hugging Face layout, nanoGPT's ckpt.pt or its folder, or a live module with a `.config`.
+    """A folder in Hugging Face layout, a GGUF file, nanoGPT's ckpt.pt or its folder, or a module with a `.config`.
 
     tokenizer: what read_tokenizer takes; needed where the source brings none. Raises ExportError.
     """
@@ -27,6 +28,8 @@ def open_source(source: str | os.PathLike[str] | torch.nn.Module, tokenizer: obj
         path = Path(source)
         if path.is_file() and path.suffix == ".pt":
             return from_nanogpt(path, tokenizer)
+        if path.suffix == SUFFIX and not path.is_dir():
+            return from_gguf(path, tokenizer)
         if (path / CHECKPOINT).is_file() and not (path / CONFIG).is_file():
             return from_nanogpt(path / CHECKPOINT, tokenizer)
         return from_folder(path, tokenizer)

@@ -351,8 +351,11 @@ def test_a_hostile_template_stays_in_its_sandbox(attack: str) -> None:
 
 @pytest.mark.parametrize("version", [None, "3.1.5"])
 def test_a_template_without_a_safe_jinja2_says_what_to_install(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch, version: str | None
+    checkpoint: Path, copy_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str | None
 ) -> None:
+    folder = copy_of(checkpoint)
+    (folder / CHAT_TEMPLATE).write_text(STRICT)  # a template that has no form of its own
+    bundle = export(folder, tmp_path / "out", check=False)
     if version is None:
         monkeypatch.setitem(sys.modules, "jinja2", None)
     else:
