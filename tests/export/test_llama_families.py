@@ -286,7 +286,7 @@ def test_a_config_as_it_was_released_in_shards_of_safetensors(name: str, tmp_pat
         (
             "Llama",
             {"rope_parameters": THETA | {"rope_type": "dynamic", "original_max_position_embeddings": 32}},
-            "past 32 tokens",
+            r"past 32 tokens: export with context_length=32",
         ),
     ],
 )
@@ -296,3 +296,43 @@ def test_what_is_not_implemented_is_refused_by_name(
     folder = tiny.save(llama(family), tmp_path / "checkpoint", tiny.bpe())
     tiny.change_json(folder / "config.json", **config)
     tiny.refused(folder, said, tmp_path)
+
+
+def test_a_shorter_context_has_shorter_tables_and_the_same_numbers(tmp_path: Path) -> None:
+    """Where a scaling or a window is read of the config's own context, that still counts."""
+    for number, config in enumerate(({"rope_parameters": THETA | {"rope_type": "yarn", "factor": 4.0}}, {})):
+        model = llama("Llama", max_position_embeddings=4096, **config)
+        whole, short = (
+            read_bundle(export(model, tmp_path / f"{length}-{number}", context_length=length))
+            for length in (None, 48)
+        )
+        assert (whole.manifest.context_length, short.manifest.context_length) == (4096, 48)
+        saved = whole.file("model.onnx.data").stat().st_size - short.file("model.onnx.data").stat().st_size
+        assert saved >= 2 * (4096 - 48) * 4 * 4 - 4096  # rows of cosines and of sines, of four float32 each
+        ids = random_ids(model, 48)
+        ours = [
+            Decoder(open_session(one, one.manifest.graphs[0], choose_provider("cpu"), threads=1), one)
+            for one in (whole, short)
+        ]
+        logits = [one.extend(one.new_cache(), ids, keep=range(48)) for one in ours]
+        assert np.array_equal(*logits)
+
+
+def test_dynamic_scaling_is_exported_for_the_length_that_was_trained(tmp_path: Path) -> None:
+    scaling = THETA | {"rope_type": "dynamic", "factor": 2.0, "original_max_position_embeddings": 32}
+    model = llama("Llama", rope_parameters=scaling)
+    bundle = read_bundle(export(model, tmp_path / "out", context_length=32))
+    assert bundle.manifest.context_length == 32
+
+
+@pytest.mark.parametrize(
+    ("length", "said"),
+    [
+        (65, "context_length=65 is more than the 64 tokens"),
+        (0, "context_length is 0"),
+        ("9", "context_length is '9'"),
+    ],
+)
+def test_a_context_that_cannot_be_is_refused(length: Any, said: str, tmp_path: Path) -> None:
+    tiny.refused(llama("Llama"), said, tmp_path, context_length=length)
+    tiny.refused(tiny.bert("fill-mask"), said.replace("64", "40"), tmp_path, context_length=length)
