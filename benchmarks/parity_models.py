@@ -132,6 +132,7 @@ ROBERTA = {
 END = "<|endoftext|>"
 KINDS = {
     "bert": Kind(wordpiece, BERT, CLS, SEGMENTS),
+    "modernbert": Kind(byte_level, BERT, CLS, "[CLS] $A [SEP] $B [SEP]"),
     "mpnet": Kind(wordpiece, ROBERTA | {"unk_token": "[UNK]"}, S, TWICE),
     "roberta": Kind(byte_level, ROBERTA, S, TWICE),
     "xlm-roberta": Kind(unigram, ROBERTA, S, TWICE),
@@ -196,6 +197,9 @@ SETUPS = {
     "gpt2": Setup("gpt2", dict(bos_token_id=0, eos_token_id=0)),
     "llama": Setup("gpt2", GROUPED),
     "mistral": Setup("gpt2", GROUPED | dict(sliding_window=64)),
+    "modernbert": Setup(  # as it was released, with a window that the texts outgrow
+        "modernbert", dict(local_attention=16, bos_token_id=2, cls_token_id=2, eos_token_id=3, sep_token_id=3)
+    ),
     "mpnet": Setup("mpnet", dict(max_position_embeddings=514)),
     "openai-gpt": Setup("openai-gpt"),
     "qwen2": Setup("gpt2", GROUPED),

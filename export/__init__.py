@@ -47,6 +47,7 @@ def export(
     tokenizer: object = None,
     pooling: str | None = None,
     normalize: bool | None = None,
+    context_length: int | None = None,
     check: bool = True,
     overwrite: bool = False,
     exporter: Literal["direct", "optimum"] = "direct",
@@ -60,6 +61,8 @@ def export(
     tokenizer: for a source that brings none (read_tokenizer says what it may be).
     pooling ("mean", "cls", "max", "lasttoken") and normalize: for embeddings, by default as modules.json says, or
     else the mean, not normalized.
+    context_length: the longest text that the bundle will be asked for, in tokens, by default as many as the model
+    takes; tables of rotary positions (32 MB for Llama 3.2's 131,072) are written as far as that.
     check: compare with torch where torch and transformers are installed, otherwise with the other dialect; the
     error goes into the manifest, and one above 1e-4 of the largest output (of 1 at least) is an ExportError.
     exporter: "optimum" traces the model with optimum-onnx and fuses it with onnxruntime's optimizer, for
@@ -78,7 +81,10 @@ def export(
     if exporter == "optimum":
         from torchless.export.optimum import export_with_optimum
 
-        own = {"head": head, "tokenizer": tokenizer, "pooling": pooling, "normalize": normalize}
+        own = {
+            "head": head, "tokenizer": tokenizer, "pooling": pooling, "normalize": normalize,
+            "context_length": context_length,
+        }  # fmt: skip
         if given := [name for name, value in own.items() if value is not None]:
             raise ExportError(
                 f"{', '.join(given)} is for the direct exporter: leave it out with exporter='optimum'"
@@ -86,7 +92,7 @@ def export(
         tell = progress or (lambda line: None)
         return export_with_optimum(source, out, task=task, check=check, overwrite=overwrite, tell=tell)
     opened = open_source(source, tokenizer)
-    plan = make_plan(opened, task, pooling, normalize, head)
+    plan = make_plan(opened, task, pooling, normalize, head, context_length)
     opened, tell = with_head(opened, plan), progress or (lambda line: None)
     with new_bundle(out, overwrite=overwrite) as folder:
         manifest = _write(opened, plan, ["fused", "standard"] if dialect == "all" else [dialect], folder, tell)
@@ -123,6 +129,12 @@ class Plan:
     pooling: Pooling | None
     context_limit: int | None  # shorter than the positions, as sentence-transformers has it
     layer: str | None = None  # what the source calls the head's last layer, if not as its family does
+    asked: int | None = None  # a context that the caller asked for
+
+    @property
+    def longest(self) -> int | None:
+        """The shorter of the two limits."""
+        return min((limit for limit in (self.context_limit, self.asked) if limit), default=None)
 
 
 def with_head(source: Source, plan: Plan) -> Source:
@@ -136,7 +148,9 @@ def write_graph(source: Source, plan: Plan, dialect: Dialect, folder: Path) -> F
     """Write the graph of one dialect into `folder`."""
     module = _family_file(plan.family)
     builder = Builder(dialect)
-    facts: Facts = module.build(builder, Config(source.config), source.weights, plan.head, plan.pooling)
+    facts: Facts = module.build(
+        builder, Config(source.config, limit=plan.longest), source.weights, plan.head, plan.pooling
+    )
     file = FILES[dialect]
     # Two dialects hold the same weights but not always in the same form, so each has a data file of its own.
     builder.save(folder, file, f"{file}.data")
@@ -153,9 +167,12 @@ def make_plan(
     pooling: str | None = None,
     normalize: bool | None = None,
     layer: str | None = None,
+    context_length: int | None = None,
 ) -> Plan:
     """Which head of which class is written for `task`, by default the checkpoint's own."""
     _check_types(task=(task, str), pooling=(pooling, str), normalize=(normalize, bool), head=(layer, str))
+    if context_length is not None:
+        Config({"context_length": context_length}, "the export").whole("context_length")
     family = source.config.get("model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         raise ExportError(
@@ -188,12 +205,12 @@ def make_plan(
     if task != "feature-extraction":
         if pooling is not None or normalize is not None:
             raise ExportError(f"pooling and normalize belong to feature-extraction, not to {task}")
-        return Plan(family, architecture, head, task, None, None, layer)
+        return Plan(family, architecture, head, task, None, None, layer, context_length)
     found = read_pooling(source.folder, ExportError) if source.folder else None
     chosen, limit = found or (Pooling("mean", normalize=False), None)
     mode = chosen.mode if pooling is None else pooling
     chosen = Pooling(mode, chosen.normalize if normalize is None else normalize)
-    return Plan(family, architecture, head, task, chosen, limit)
+    return Plan(family, architecture, head, task, chosen, limit, asked=context_length)
 
 
 # Tasks whose last layer is trained for them, and stands under its own name in every checkpoint.
@@ -217,10 +234,14 @@ def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect])
             raise ExportError(f"{source.where}: {lack}")
     decodes = facts.cache is not None
     special = _special_tokens(source, facts.vocab_size)
+    if plan.asked is not None and plan.asked > facts.context_length:
+        raise ExportError(
+            f"context_length={plan.asked:,} is more than the {facts.context_length:,} tokens that this model takes"
+        )
     return Manifest(
         family=plan.family,
         task=plan.task,
-        context_length=min(facts.context_length, plan.context_limit or facts.context_length),
+        context_length=min(facts.context_length, plan.longest or facts.context_length),
         vocab_size=facts.vocab_size,
         graphs=tuple(Graph(FILES[name], name, "fp32", providers_of(name, decodes)) for name in dialects),
         special_tokens=special,

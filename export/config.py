@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +10,14 @@ from torchless.errors import ExportError
 
 
 class Config:
-    """A Hugging Face config with checks: a wrong type or an unsupported value is an ExportError."""
+    """A Hugging Face config with checks: a wrong type or an unsupported value is an ExportError.
 
-    def __init__(self, raw: Mapping[str, Any], where: str = "config.json") -> None:
+    limit: the longest text that will be asked for, in tokens, where that is less than the model takes.
+    """
+
+    def __init__(self, raw: Mapping[str, Any], where: str = "config.json", limit: int | None = None) -> None:
         self.raw = raw
+        self.limit = limit
         self._where = where
 
     def renamed(self, names: Mapping[str, str]) -> Config:
@@ -22,13 +27,17 @@ class Config:
         ]
         if both:
             raise ExportError(f"{self._where} has {', '.join(both)}, which are two names for one thing: remove one")
-        return Config({names.get(name, name): value for name, value in self.raw.items()}, self._where)
+        return Config({names.get(name, name): value for name, value in self.raw.items()}, self._where, self.limit)
 
     def whole(self, name: str, default: int | None = None, *, least: int = 1) -> int:
         value = self._take(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ExportError(f"{self._where}: {name} is {value!r}, expected a whole number of {least} or more")
         return value
+
+    def context(self, name: str, default: int | None = None) -> int:
+        """How many tokens are ever asked for of a model that takes as many as the field says."""
+        return min(self.whole(name, default), self.limit or sys.maxsize)
 
     def number(self, name: str, default: float) -> float:
         value = self._take(name, default)

@@ -56,8 +56,8 @@ def _frequencies(c: Config, size: int, positions: int) -> tuple[Float, float]:
     if kind == "dynamic":  # stretched only past the length that was trained
         if positions > trained:
             raise ExportError(
-                f"config.json: dynamic rope_scaling changes with the text past {trained:,} tokens: export with a "
-                f"context of {trained:,} or fewer"
+                f"config.json: dynamic rope_scaling changes with the text past {trained:,} tokens: export with "
+                f"context_length={trained} (--context-length) or less"
             )
         return plain, 1.0
     if kind == "llama3":

@@ -63,7 +63,7 @@ class LlamaConfig:
             )
         if size % 2:
             raise ExportError(f"config.json: heads of size {size} have no halves to turn")
-        context = c.whole("max_position_embeddings")
+        context = c.context("max_position_embeddings")
         bias = c.flag("attention_bias", False)
         return cls(
             vocab_size=c.whole("vocab_size"),

@@ -78,7 +78,7 @@ class ModernBertConfig:
             raise ExportError(
                 f"config.json: classifier_pooling={pooling!r} is not supported (supported: cls, mean)"
             )
-        context = c.whole("max_position_embeddings", 8192)
+        context = c.context("max_position_embeddings", 8192)
         reach = c.whole("local_attention", 128, least=0) // 2
         c.refuse("sliding_window", reach)
         kinds = _kinds(c)
@@ -136,8 +136,9 @@ def _rotary(c: Config, kind: str, size: int, context: int) -> Rotary:
     if not isinstance(scaling, Mapping):
         raise ExportError(f"config.json: rope_scaling is {scaling!r}, expected an object")
     parameters = {"rope_theta": c.number(old, default)} | {**own, **scaling}
-    both = {"rope_parameters": parameters, "max_position_embeddings": context}
-    return Rotary.read(Config(both), size, context, f"rotary.{kind}")
+    trained = c.whole("max_position_embeddings", 8192)
+    own_config = Config({"rope_parameters": parameters, "max_position_embeddings": trained})
+    return Rotary.read(own_config, size, context, f"rotary.{kind}")
 
 
 def build(b: Builder, config: Config, weights: Weights, head: Head, pooling: Pooling | None = None) -> Facts:

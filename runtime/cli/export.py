@@ -48,6 +48,12 @@ def add(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="for embeddings: length 1 (default: as modules.json says, or no)",
     )
+    command.add_argument(
+        "--context-length",
+        type=int,
+        metavar="TOKENS",
+        help="the longest text that the bundle will be asked for (default: what the model takes)",
+    )
     command.add_argument("--no-check", action="store_true", help="do not compare the bundle with its source")
     command.add_argument("--overwrite", action="store_true", help="replace the bundle OUT")
     command.set_defaults(act=act)
@@ -66,6 +72,7 @@ def act(args: argparse.Namespace) -> None:
         tokenizer=args.tokenizer,
         pooling=args.pooling,
         normalize=args.normalize,
+        context_length=args.context_length,
         check=not args.no_check,
         overwrite=args.overwrite,
         exporter=args.exporter,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 from encoders import Row, furthest, our_outputs, random_rows, torch_output
 from safetensors.numpy import load_file, save_file
 
@@ -195,14 +196,19 @@ def test_what_is_not_implemented_is_refused_by_name(config: dict[str, Any], said
     tiny.refused(folder, said, tmp_path)
 
 
-@pytest.mark.parametrize(("recipe", "near"), [("int8", 0.06), ("int4", 0.35)])
-@pytest.mark.parametrize("kind", [WORDS, TEXT])
-def test_a_quantized_model_stays_near(kind: str, recipe: str, near: float, tmp_path: Path) -> None:
-    model = tiny.encoder("modernbert", kind, hidden_size=64, intermediate_size=96)
+@pytest.mark.parametrize(("recipe", "near"), [("int8", 0.06), ("int4", 0.3)])
+def test_a_quantized_model_stays_near(recipe: str, near: float, tmp_path: Path) -> None:
+    model = tiny.encoder("modernbert", WORDS, hidden_size=64, intermediate_size=96)
+    with torch.no_grad():  # or it is chaotic: torch's own answers change by 0.8 where its weights are rounded
+        for parameter in model.parameters():
+            parameter.mul_(0.4 if parameter.ndim == 2 else 1)
     out = export(model, tmp_path / "out", check=False)
     rows = random_rows(model, 40)
     before = our_outputs(read_bundle(out), "fused", rows)
-    after = our_outputs(read_bundle(quantize(out, tmp_path / recipe, recipe=recipe)), "fused", rows)
+    bundle = read_bundle(quantize(out, tmp_path / recipe, recipe=recipe))
+    after = our_outputs(bundle, "fused", rows)
     apart = np.concatenate([(one - other).ravel() for one, other in zip(before, after, strict=True)])
     size = np.concatenate([one.ravel() for one in before])
     assert 0 < np.sqrt((apart**2).mean() / (size**2).mean()) < near
+    matrices = 4 * 4 + 2  # of four layers, the head's and the table
+    assert bundle.manifest.recipe is not None and bundle.manifest.recipe["quantized"] >= matrices
