@@ -54,8 +54,8 @@ def exceeded(error: Exception, limit: int | None = None) -> MemoryLimitError | N
     left, asked = (int(number) for number in found.groups())
     told = "the limit" if limit is None else f"memory_limit={limit:,}"
     return MemoryLimitError(
-        f"a call needs more than {told} allows, an operator asked for {asked:,} bytes where {left:,} were left: give "
-        "shorter texts or a smaller batch_size, or load with a higher limit"
+        f"a call needs more than {told} allows, an operator asked for {asked:,} bytes where {left:,} were left: "
+        "give shorter texts or a smaller batch_size, or load with a higher limit"
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torchless.arguments import check_count, check_name
+from torchless.batching import Batching
 from torchless.bundle import Bundle
 from torchless.errors import ContextLengthError, InputError, TorchlessError
 from torchless.hosted import HostedSession
@@ -57,8 +60,15 @@ class Model:
     @property
     def runner(self) -> Any:
         """The Decoder or Encoder that runs the session; it goes with it, or the memory would stay."""
-        self.session  # noqa: B018  (a closed model says so, also for an empty list)
+        self.session  # noqa: B018  (a closed model says so)
         return self._runner
+
+    def batching(
+        self, batch_size: int, cancel: threading.Event | None, progress: Callable[[int, int], object] | None
+    ) -> Batching:
+        """How a call over a list goes about it. A closed model says so, also for an empty list."""
+        self.session  # noqa: B018
+        return Batching(batch_size, cancel, progress)
 
     def close(self) -> None:
         """Give the session's memory back; a call after that is an error."""

@@ -26,7 +26,7 @@ from torchless.export.families import FAMILIES
 from torchless.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("docs/tasks.md", "README.md")
+PAGES = ("docs/tasks.md", "docs/embedding.md", "README.md")
 LINKED = sorted(page for kind in ("*.md", "docs/*.md", "examples/**/*.md") for page in ROOT.glob(kind))
 RESULT = re.compile(r"[\[({'\"\d-]|[A-Z]\w+\(|float32 \[")  # what a comment begins with that shows a result
 ARRAY = re.compile(r"float32 \[([\d, ]+)\]")
@@ -188,7 +188,7 @@ def test_every_snippet_runs_and_gives_what_is_shown(page: str, shop: Path, monke
             if RESULT.match(comment):
                 results += 1
                 assert has_form(comment, value), f"{comment}\n{value!r}"
-    assert results >= {"docs/tasks.md": 25, "README.md": 5}[page]
+    assert results >= {"docs/tasks.md": 25, "docs/embedding.md": 6, "README.md": 5}[page]
 
 
 # Commands

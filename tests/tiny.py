@@ -140,6 +140,11 @@ def bert(task: str, seed: int = 7, **config: Any) -> Any:
     return uneven((BERTS | MORE_BERTS)[task](transformers.BertConfig(**defaults | config)), seed)
 
 
+def bert_for(kind: str, seed: int = 7, **config: Any) -> Any:
+    """The same with the head of transformers' class Bert`kind`."""
+    return uneven(getattr(transformers, f"Bert{kind}")(bert("feature-extraction", **config).config), seed)
+
+
 SMALL = dict(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=40,
     pad_token_id=0,

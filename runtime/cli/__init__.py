@@ -56,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # A pipe on Windows would fail at the first character outside its code page.
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
     args = parse(arguments)
-    if sys.stderr is not None and sys.stderr.isatty():  # such as that TensorRT is going to build for minutes
+    if sys.stderr is not None:
         logging.basicConfig(format="%(name)s: %(message)s")
-        logging.getLogger("torchless").setLevel(logging.INFO)
+        if sys.stderr.isatty():  # such as that TensorRT is going to build for minutes
+            logging.getLogger("torchless").setLevel(logging.INFO)
     if sys.stdout is None:  # `>&-`, or a program without a console
         print("torchless: standard output is closed", file=sys.stderr)
         return 1

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.arguments import check_count, check_flag
-from torchless.batching import BATCH_SIZE, Batching
+from torchless.batching import BATCH_SIZE
 from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import BundleError, InputError
@@ -69,7 +69,7 @@ class Embedding(Model):
         vectors = np.zeros((len(given), size), np.float32)
         fit = Fit(truncation, max_length, truncation_side)
         encoder: Encoder = self.runner
-        batching, start = Batching(batch_size, cancel, progress), 0
+        batching, start = self.batching(batch_size, cancel, progress), 0
         for part in batching.blocks(given):
             for index, vector in encoder([self.encode(text, fit) for text in batching.each(part)], batching):
                 check_numbers(vector, "embeddings")
@@ -113,7 +113,7 @@ class Embedding(Model):
         given, single = texts_of(texts)
         fit = Fit(truncation, max_length, truncation_side)
         states = Encoder(self.session, self.bundle, "last_hidden_state")
-        batching = Batching(batch_size, cancel, progress)
+        batching = self.batching(batch_size, cancel, progress)
 
         def answer(part: Sequence[Any]) -> list[Any]:
             found: list[Any] = [None] * len(part)

@@ -101,7 +101,7 @@ class FillMask(Model):
         wanted = None if targets is None else self._targets(targets, multi_token)
         fit = Fit(truncation, max_length, truncation_side)
         given, single = texts_of(texts)
-        batching = Batching(batch_size, cancel, progress)
+        batching = self.batching(batch_size, cancel, progress)
 
         def answer(part: Sequence[Any]) -> list[Any]:
             masked = [self._masked(text, fit) for text in batching.each(part)]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding
 
-from torchless.batching import BATCH_SIZE, Batching
+from torchless.batching import BATCH_SIZE
 from torchless.classifier import RowScorer
 from torchless.errors import InputError
 from torchless.model import Fit
@@ -102,7 +102,7 @@ class MultipleChoice(RowScorer):
         questions = [None] * len(contexts) if questions is None else questions
         if not all(isinstance(given, list) and len(given) == len(contexts) for given in (lists, questions)):
             raise InputError(f"{len(contexts)} contexts need a list of as many choices, and questions if any")
-        batching = Batching(batch_size, cancel, progress)
+        batching = self.batching(batch_size, cancel, progress)
 
         def answer(part: Sequence[tuple[Any, Any, Any]]) -> list[Choice]:
             encodings: list[Encoding] = []

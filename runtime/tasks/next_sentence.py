@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, overload
 
-from torchless.batching import BATCH_SIZE, Batching
+from torchless.batching import BATCH_SIZE
 from torchless.classifier import Classifier
 from torchless.errors import InputError
 from torchless.model import Fit, texts_of
@@ -61,7 +61,7 @@ class NextSentencePrediction(Classifier):
         given, single = texts_of(pairs)
         if any(not isinstance(pair, tuple) for pair in given):
             raise InputError("next-sentence-prediction compares two texts: give each pair as a tuple")
-        batching = Batching(batch_size, cancel, progress)
+        batching = self.batching(batch_size, cancel, progress)
         results = batching.answers(
             given, lambda part: classify(self.logits(part, fit, batching), self.labels, softmax)
         )

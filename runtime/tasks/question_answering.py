@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tokenizers import Encoding
 
 from torchless.arguments import check_count, check_flag
-from torchless.batching import BATCH_SIZE, Batching
+from torchless.batching import BATCH_SIZE
 from torchless.bundle import Bundle
 from torchless.encoder import Encoder
 from torchless.errors import InputError
@@ -146,7 +146,7 @@ class QuestionAnswering(Model):
         room = Room(doc_stride, max_seq_len, max_question_len)
         pairs, single = pairs_of(question, context)
         encoder: Encoder = self.runner
-        batching = Batching(batch_size, cancel, progress)
+        batching = self.batching(batch_size, cancel, progress)
 
         def answer(part: Sequence[tuple[str, str]]) -> list[list[Answer]]:
             windows = [self._windows(*pair, room) for pair in batching.each(part)]

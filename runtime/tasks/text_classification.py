@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.arguments import check_count, check_flag, check_name
-from torchless.batching import BATCH_SIZE, Batching
+from torchless.batching import BATCH_SIZE
 from torchless.bundle import Bundle
 from torchless.classifier import Classifier
 from torchless.errors import BundleError, InputError
@@ -147,7 +147,7 @@ class TextClassification(Classifier):
         fit = Fit(truncation, max_length, truncation_side)
         check_flag("both_orders", both_orders)
         given, single = texts_of(texts)
-        batching = Batching(batch_size, cancel, progress)
+        batching = self.batching(batch_size, cancel, progress)
 
         def answer(part: Sequence[Text]) -> list[Classification]:
             logits = self.logits([*part, *map(turn, part)] if both_orders else part, fit, batching)

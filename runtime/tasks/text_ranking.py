@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from torchless.arguments import check_count
-from torchless.batching import BATCH_SIZE, Batching
+from torchless.batching import BATCH_SIZE
 from torchless.bundle import Bundle
 from torchless.classifier import Classifier
 from torchless.errors import BundleError, InputError
@@ -79,7 +79,7 @@ class TextRanking(Classifier):
             raise InputError(f"passages: expected a list of texts, got {type(passages).__name__}")
         question = check_text(query, "query")
         pairs = [(question, check_text(passage, "passages")) for passage in passages]
-        batching = Batching(batch_size, cancel, progress)
+        batching = self.batching(batch_size, cancel, progress)
         logits = [self.logits(part, fit, batching) for part in batching.blocks(pairs)]
         scores = squash(np.concatenate(logits))[:, 0] if logits else np.zeros(0, np.float32)
         order = np.argsort(-scores, kind="stable")[:top_k]

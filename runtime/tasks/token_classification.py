@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tokenizers import Encoding
 
 from torchless.arguments import check_count, check_name
-from torchless.batching import BATCH_SIZE, Batching
+from torchless.batching import BATCH_SIZE
 from torchless.bundle import Bundle
 from torchless.classifier import check_columns
 from torchless.encoder import Encoder
@@ -139,7 +139,7 @@ class TokenClassification(Model):
                 raise InputError("stride reads all of a long text, truncation cuts it: give one of them")
         given, single = texts_of(texts)
         encoder: Encoder = self.runner
-        batching = Batching(batch_size, cancel, progress)
+        batching = self.batching(batch_size, cancel, progress)
 
         def answer(part: Sequence[Any]) -> list[list[Entity]]:
             readings = [self._read(text, fit, stride) for text in batching.each(part)]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.arguments import check_count, check_flag
-from torchless.batching import BATCH_SIZE, Batching
+from torchless.batching import BATCH_SIZE
 from torchless.bundle import Bundle
 from torchless.classifier import Classifier
 from torchless.errors import InputError
@@ -102,7 +102,7 @@ class ZeroShotClassification(Classifier):
             top_k = check_count("top_k", top_k)
         fit = Fit("only_first" if truncation is True else truncation, max_length, truncation_side)
         given, single = texts_of(texts)
-        batching = Batching(batch_size, cancel, progress)
+        batching = self.batching(batch_size, cancel, progress)
 
         def answer(part: Sequence[Text]) -> list[Classification]:
             pairs = [(check_text(text, "texts"), one) for text in part for one in hypotheses]

@@ -133,7 +133,7 @@ def test_windows_are_run_in_batches_and_cover_the_whole_context(
     qa: QuestionAnswering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, run = [], qa.runner.run
-    monkeypatch.setattr(qa.runner, "run", lambda *inputs: rows.append(len(inputs[0])) or run(*inputs))
+    monkeypatch.setattr(qa.runner, "run", lambda *inputs, **more: rows.append(len(inputs[0])) or run(*inputs))
     long = f"Pequod. {LONG} Ahab"
     everywhere = qa(QUESTION, long, top_k=400, max_answer_len=1)
     assert len(rows) == 1 and rows[0] > 4
@@ -268,7 +268,7 @@ def test_a_blank_is_no_answer_however_likely(
     logits = (
         np.where(blank, 9, 0).astype(np.float32)[:, None] + np.linspace(0, 1, len(blank), dtype=np.float32)[:, None]
     )
-    monkeypatch.setattr(model.runner, "run", lambda *inputs: np.repeat(logits, 2, axis=1)[None])
+    monkeypatch.setattr(model.runner, "run", lambda *inputs, **more: np.repeat(logits, 2, axis=1)[None])
     for align in (True, False):
         found = model(QUESTION, context, align_to_words=align, top_k=2, max_answer_len=9)
         assert len(found) == 2 and all(one.answer.strip() == one.answer != "" for one in found), found
@@ -328,6 +328,6 @@ def test_words_with_a_space_and_without_are_not_added_up(
     assert [context[slice(*place)] for place in encoding.offsets[-4:-1]] == ["ship", " old", " ship"]
     logits = np.zeros((1, len(encoding.ids), 2), np.float32)
     logits[:, [-4, -2]] = 9
-    monkeypatch.setattr(model.runner, "run", lambda *inputs: logits)
+    monkeypatch.setattr(model.runner, "run", lambda *inputs, **more: logits)
     scores = {one.answer: one.score for one in model(QUESTION, context, top_k=3)}
     assert scores["ship"] == pytest.approx(0.25, abs=1e-3)
