@@ -81,6 +81,7 @@ class Asked:
     def refused(self, error: TorchlessError) -> RequestError:
         """An error of a setting, in the words of the request's fields."""
         message = str(error).replace("max_new_tokens", self.max_field).replace("stop_strings", "stop")
+        message = message.replace(", or pass overflow='slide'", "")
         found = of_error(error)
         known = {self.max_field, "stop", "logit_bias", "json_schema", *OWN}
         param = next(

@@ -14,7 +14,7 @@ from torchless.generation import Token
 from torchless.serve.asking import Asked
 from torchless.serve.engine import Piece
 from torchless.stopping import FinishReason
-from torchless.text import Tokenizer
+from torchless.text import INCOMPLETE, Tokenizer
 
 REASONS = {"length": "length", "deadline": "length"}  # all others are "stop"
 LEAST = -9999.0  # what stands for a probability of 0
@@ -32,6 +32,13 @@ class Names:
 
     def text(self, token: int) -> str:
         return self._tokenizer.token(token)
+
+    def label(self, token: int) -> str:
+        """The text, or the bytes of half a character as OpenAI writes them: "bytes:\\xc3"."""
+        shown = self.text(token)
+        if INCOMPLETE not in shown or self._bytes is None or not self._bytes[token]:
+            return shown
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self._bytes[token])
 
     def entry(self, token: int, logprob: float) -> dict[str, Any]:
         """A token of a chat's logprobs."""
@@ -112,14 +119,15 @@ class CompletionWriter(Writer):
 
     def _logprobs(self, tokens: Sequence[Token], offset: int) -> dict[str, Any]:
         """offset: of the first token, in characters of the text."""
-        texts = [self.names.text(token.id) for token in tokens]
-        offsets = [offset + sum(map(len, texts[:place])) for place in range(len(texts))]
+        labels = [self.names.label(token.id) for token in tokens]
+        lengths = [len(self.names.text(token.id)) for token in tokens]
+        offsets = [offset + sum(lengths[:place]) for place in range(len(lengths))]
         logs = [max(token.logprob or 0.0, LEAST) for token in tokens]
         tops = []
-        for token, text, log in zip(tokens, texts, logs, strict=True):  # the one that was chosen is always told
-            tops.append({self.names.text(other): max(one, LEAST) for other, one in token.top} | {text: log})
+        for token, label, log in zip(tokens, labels, logs, strict=True):  # the chosen one is always told
+            tops.append({self.names.label(other): max(one, LEAST) for other, one in token.top} | {label: log})
         return {
-            "tokens": texts,
+            "tokens": labels,
             "token_logprobs": logs,
             "top_logprobs": tops if self.asked.top else None,
             "text_offset": offsets,

@@ -39,6 +39,7 @@ class Server:
             raise InputError("there is no model to serve: give one at least")
         self.options = options
         self._socket = listen(options)
+        self._address = self._socket.getsockname()[:2]
         self.houses: dict[str, House] = {}
         try:
             for name, model in models.items():
@@ -71,7 +72,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where it listens, such as http://127.0.0.1:8000; clients of OpenAI want `/v1` after it."""
-        host, port = self._socket.getsockname()[:2]
+        host, port = self._address
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def run(self) -> None:
@@ -202,6 +203,12 @@ class Connection(H11Protocol):
             self._unset()
         elif self._timer is None and not self.transport.is_closing():
             self._await_head()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._timer is None and self.conn.trailing_data[0] and not self.transport.is_closing():
+            self._await_head()  # of a request whose beginning came with the one before
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unset()

@@ -1,0 +1,84 @@
+"""Servers on a free port of this machine, and OpenAI's own client for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import tiny
+
+import torchless
+from torchless.export import export
+from torchless.serve import Options, server
+
+CONTEXT = 4096  # tokens of a text that is long enough to be ended early
+
+
+@pytest.fixture(scope="session")
+def long_gpt(tmp_path_factory: pytest.TempPathFactory) -> torchless.TextGeneration:
+    """A tiny GPT whose texts go on for a second or two: it has no end token."""
+    model = tiny.gpt2(n_positions=CONTEXT)
+    folder = tmp_path_factory.mktemp("long") / "gpt"
+    gpt = torchless.load(export(model, folder, tokenizer=tiny.bpe(), check=False))
+    gpt.config = gpt.config.override({"eos_token_id": None})
+    return gpt  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="session")
+def models(gpt: Any, long_gpt: Any, classifier: Any, embedding: Any) -> dict[str, Any]:
+    return {"gpt": gpt, "long": long_gpt, "spam": classifier, "vectors": embedding}
+
+
+@pytest.fixture
+def serve(models: dict[str, Any]) -> Iterator[Callable[..., Any]]:
+    """A server with these options, which ends with the test."""
+    with ExitStack() as running:
+        yield lambda **options: running.enter_context(server(models, Options(**options)))
+
+
+@pytest.fixture(scope="session")
+def running(models: dict[str, Any]) -> Iterator[Any]:
+    """A server as it is by default, for all tests that leave it as it is."""
+    with server(models) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def client(running: Any) -> Iterator[openai.OpenAI]:
+    with client_of(running) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def http(running: Any) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running.url, timeout=30) as found:
+        yield found
+
+
+def client_of(running: Any, **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(**{"base_url": f"{running.url}/v1", "api_key": "any", "max_retries": 0} | options)
+
+
+def wait_until(true: Callable[[], bool], what: str, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.005)
+
+
+@contextmanager
+def answers_on(http: httpx.Client) -> Iterator[None]:
+    """Whatever happens within, the server lives on, and nothing is left in it."""
+    yield
+
+    def empty() -> bool:
+        return http.get("/health").json() == {"status": "ok", "running": 0, "waiting": 0}
+
+    wait_until(empty, "something is left in the server")
+    asked = {"model": "gpt", "prompt": "the union", "max_tokens": 2}
+    assert http.post("/v1/completions", json=asked).status_code == 200

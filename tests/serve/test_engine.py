@@ -1,0 +1,183 @@
+"""Texts of several callers in one batch: they come and go, fail and are cancelled without the others noticing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from conftest import answers_on, client_of, wait_until  # type: ignore[attr-defined]
+
+from torchless.decoder import Stepper
+from torchless.errors import GenerationError
+from torchless.generation import Batch
+from torchless.serve.engine import Engine, Job
+from torchless.stopping import Patience
+
+LONG: dict[str, Any] = {"model": "long", "prompt": "the union", "max_tokens": 4000, "temperature": 0}
+
+
+def test_a_text_that_joins_late_and_needs_a_larger_cache_is_what_it_is_alone(long_gpt: Any) -> None:
+    lengths = [(3, 40), (400, 9), (2, 3), (700, 20), (5, 5), (1100, 4)]
+    prompts = [[(7 * i + place) % 300 + 1 for place in range(count)] for i, (count, _) in enumerate(lengths)]
+    config = long_gpt.config.override({"max_new_tokens": 40})
+    rows, replies = long_gpt.rows(prompts, config, Patience())
+    for row, (_, budget) in zip(rows, lengths, strict=True):
+        row.budget = budget
+    batch, waiting = Batch(long_gpt.decoder, 3), list(range(len(rows)))
+    while waiting or len(batch):
+        if waiting and len(batch) < 3:  # one a step, so that rows come and go at every step
+            batch.join(waiting[0], rows[waiting.pop(0)])
+        for _ in batch.step():
+            pass
+    expected = [long_gpt(p, max_new_tokens=n).token_ids for p, (_, n) in zip(prompts, lengths, strict=True)]
+    assert [reply.ids for reply in replies] == expected
+
+
+def test_a_client_that_stops_reading_stops_the_model_within_a_step(running: Any, client: openai.OpenAI) -> None:
+    engine = running.houses["long"].engine
+    stream = client.completions.create(**LONG, stream=True)
+    for _, _chunk in zip(range(5), stream):
+        pass
+    stream.close()
+    wait_until(lambda: engine.running == 0, "it goes on for nobody", 2)
+    stopped = engine.steps
+    time.sleep(0.1)
+    assert engine.steps == stopped < 3500
+
+
+def test_a_client_that_gives_up_on_a_whole_answer_stops_the_model(running: Any) -> None:
+    engine = running.houses["long"].engine
+    before = engine.steps
+    with pytest.raises(openai.APITimeoutError):
+        client_of(running, timeout=0.3).completions.create(**LONG)
+    wait_until(lambda: engine.running == 0, "it goes on for nobody", 2)
+    assert 0 < engine.steps - before < 3500
+
+
+def test_what_waits_and_is_given_up_never_runs(serve: Any) -> None:
+    running = serve(batch_size=1)
+    engine = running.houses["long"].engine
+    first = client_of(running).completions.create(**LONG, stream=True)
+    next(iter(first))
+    with pytest.raises(openai.APITimeoutError):
+        client_of(running, timeout=0.2).completions.create(**LONG)
+    wait_until(lambda: engine.waiting == 0, "it waits for nobody", 2)
+    first.close()
+    with httpx.Client(base_url=running.url) as http, answers_on(http):
+        pass
+
+
+def test_no_step_is_made_for_a_job_that_is_cancelled_before_it(long_gpt: Any, monkeypatch: Any) -> None:
+    """Counted where the graph is run."""
+    steps, held = list[int](), threading.Event()
+    step = Stepper.__call__
+
+    def counting(self: Stepper, tokens: Any) -> Any:
+        steps.append(len(tokens))
+        if len(steps) == 3:
+            held.wait(5)
+        return step(self, tokens)
+
+    monkeypatch.setattr(Stepper, "__call__", counting)
+    engine = Engine(long_gpt.decoder, 4, "test")
+
+    async def ask() -> None:
+        job = Job(streams=True)
+        config = long_gpt.config.override({"max_new_tokens": 1000})
+        job.write(*long_gpt.rows([[5, 6, 7]], config, Patience(cancel=job.cancelled)))
+        engine.submit(job)
+        while len(steps) < 3:
+            await asyncio.sleep(0.001)
+        engine.cancel(job)
+        held.set()
+        await asyncio.sleep(0.2)
+
+    asyncio.run(ask())
+    engine.stop()
+    engine.join(5)
+    assert steps == [1, 1, 1]
+
+
+def test_a_text_that_fails_ends_alone(running: Any, monkeypatch: Any, gpt: Any, http: httpx.Client) -> None:
+    from torchless.generation import Row
+
+    choose = Row.choose
+
+    def failing(self: Row, index: int, logits: Any, guess: Any = None) -> Any:
+        if self.added == 3 and self.ids[0] == gpt.tokenizer.ids("Käse")[0]:
+            logits = np.full_like(logits, np.nan)
+        return choose(self, index, logits, guess)
+
+    monkeypatch.setattr(Row, "choose", failing)
+    found = list[Any]()
+
+    async def ask() -> None:
+        async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key="any", max_retries=0) as client:
+            settings: dict[str, Any] = {"model": "gpt", "max_tokens": 20, "temperature": 0}
+            found.extend(
+                await asyncio.gather(
+                    *(
+                        client.completions.create(prompt=one, **settings)
+                        for one in ("the union", "Käse", "Call me")
+                    ),
+                    return_exceptions=True,
+                )
+            )
+
+    with answers_on(http):
+        asyncio.run(ask())
+    assert isinstance(found[1], openai.InternalServerError) and "not numbers" in str(found[1])
+    assert [found[i].choices[0].text for i in (0, 2)] == [
+        gpt(prompt, max_new_tokens=20).text for prompt in ("the union", "Call me")
+    ]
+
+
+def test_a_step_that_fails_is_told_to_all_and_the_next_request_is_answered(
+    running: Any, monkeypatch: Any, client: openai.OpenAI, http: httpx.Client
+) -> None:
+    step, calls = Stepper.__call__, list[int]()
+
+    def failing(self: Stepper, tokens: Any) -> Any:
+        calls.append(len(tokens))
+        if len(calls) == 5:
+            raise GenerationError("onnxruntime failed in a step: no memory")
+        return step(self, tokens)
+
+    monkeypatch.setattr(Stepper, "__call__", failing)
+    with answers_on(http), pytest.raises(openai.APIError, match="no memory"):
+        list(client.completions.create(model="gpt", prompt="a", max_tokens=20, stream=True))
+
+
+def test_a_form_that_cannot_be_is_told_before_a_stream_begins(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="gpt", prompt="a", stream=True, extra_body={"choices": []})
+    assert refused.value.param == "choices"
+
+
+def test_streams_hear_that_the_server_stops(models: Any) -> None:
+    from torchless.serve import Options, server
+
+    with server(models, Options()) as running:
+        stream = client_of(running).completions.create(**LONG, stream=True)
+        pieces = iter(stream)
+        next(pieces)
+        threading.Timer(0.1, running.stop).start()
+        with pytest.raises(openai.APIError, match="the server is stopping"):
+            for _ in pieces:
+                pass
+    with pytest.raises(openai.APIConnectionError):
+        client_of(running).models.list()
+
+
+def test_an_idle_server_takes_no_time_of_the_processor(serve: Any, client: openai.OpenAI) -> None:
+    serve()
+    time.sleep(0.2)
+    before = time.process_time()
+    time.sleep(1)
+    assert time.process_time() - before < 0.03
