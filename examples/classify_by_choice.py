@@ -2,22 +2,24 @@
 
     python examples/classify_by_choice.py [--labels LABEL LABEL ...] [--question QUESTION] [TEXT ...]
 
-`choose` reads the text once and compares what the model thinks of each answer, so there is no output to parse and
-always a score. What has to be installed stands in smollm2.py.
+`choose` compares how likely the model would give each answer, so there is no output to parse and always a score.
+What has to be installed stands in smollm2.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 from smollm2 import smollm2
 
 import torchless
 
 LABELS = ("positive", "negative")
 QUESTION = "Is the sentiment of this review positive or negative?"
+NEUTRAL = "N/A"  # a text that says nothing: what the model thinks of the labels by themselves
 TEXTS = (
     "A wonderful film, I laughed and cried, and would see it again tomorrow.",
     "The soup was cold, the waiter rude, and the bill a bad joke.",
@@ -28,10 +30,19 @@ TEXTS = (
 )
 
 
-def classify(model: torchless.TextGeneration, question: str, text: str, labels: Sequence[str]) -> torchless.Choice:
-    """The label that the model would rather answer with; scores are a softmax over the labels."""
-    asked = [{"role": "user", "content": f"{question}\n\n{text}"}]
-    return model.choose(model.template.render(asked, True), labels)
+def classify(
+    model: torchless.TextGeneration, question: str, texts: Sequence[str], labels: Sequence[str]
+) -> Iterator[list[float]]:
+    """For each text the labels' shares of 1, beside what they get where there is nothing to read (Zhao, 2021)."""
+
+    def logprobs(text: str) -> np.ndarray:
+        asked = [{"role": "user", "content": f"{question}\n\n{text}"}]
+        return np.array(model.choose(model.template.render(asked, True), labels).logprobs)
+
+    by_themselves = logprobs(NEUTRAL)
+    for text in texts:
+        weights = np.exp(logprobs(text) - by_themselves)
+        yield (weights / weights.sum()).tolist()
 
 
 def main() -> None:
@@ -42,9 +53,10 @@ def main() -> None:
     args = arguments.parse_args()
     try:
         with smollm2() as model:
-            for text in args.texts:
-                found = classify(model, args.question, text, args.labels)
-                print(f"{args.labels[found.index]:12}{found.score:6.1%}  {text}")
+            for text, shares in zip(
+                args.texts, classify(model, args.question, args.texts, args.labels), strict=True
+            ):
+                print(f"{args.labels[shares.index(max(shares))]:12}{max(shares):6.1%}  {text}", flush=True)
     except torchless.TorchlessError as error:
         print(f"classify_by_choice.py: {error}", file=sys.stderr)
         sys.exit(1)

@@ -95,7 +95,9 @@ class Words:
         return given
 
     def broken(self, how: str) -> ExportError:
-        return ExportError(f"{self.where}: its tokenizer has {how}: pass tokenizer= (--tokenizer), or mend the file")
+        return ExportError(
+            f"{self.where}: its tokenizer has {how}: pass tokenizer= (--tokenizer), or mend the file"
+        )
 
 
 def tokenizer_of(metadata: Mapping[str, Any], where: str) -> Tokenizer:
