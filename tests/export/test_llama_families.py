@@ -103,7 +103,10 @@ class Case:
 
 def greedy(model: Any, ids: list[int], count: int) -> list[int]:
     """What transformers' generate adds."""
-    theirs = model.generate(torch.tensor([ids]), max_new_tokens=count, do_sample=False, pad_token_id=0)
+    cache = getattr(model.config, "sliding_window", None) != 1  # transformers' own differs from its forward there
+    theirs = model.generate(
+        torch.tensor([ids]), max_new_tokens=count, do_sample=False, pad_token_id=0, use_cache=cache
+    )
     return theirs[0, len(ids) :].tolist()
 
 
