@@ -137,7 +137,7 @@ def responsive(driver: Driver) -> dict[str, Any]:
             driver.until(lambda end=end: time.monotonic() > end)  # type: ignore[misc]
     gaps = sorted(b - a for a, b in zip(driver.ticks, driver.ticks[1:]))
     return {"seconds": time.monotonic() - start, "ticks": len(driver.ticks), "gaps": gaps,
-            "requests": driver.window._awaited}  # fmt: skip
+            "requests": driver.worker._request}  # fmt: skip
 
 
 def closed(driver: Driver) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import torchless
+from torchless._pyinstaller import hook_dirs
 
 RUNTIME = Path(torchless.__file__).parent
 ROOMS = {
@@ -87,6 +89,15 @@ def test_the_server_is_imported_by_nobody_but_its_command_and_itself() -> None:
     assert not SERVER & set(
         ast.literal_eval(seen)
     )  # the package says which extra is missing, so it must do without
+
+
+def test_a_frozen_application_holds_every_public_name_and_no_download() -> None:
+    (folder,) = hook_dirs()
+    hook = runpy.run_path(str(Path(folder) / "hook-torchless.py"))
+    lazy = {getattr(torchless, name).__module__ for name in torchless.__all__ if name not in vars(torchless)}
+    assert lazy and lazy <= set(hook["hiddenimports"])
+    assert all(importlib.util.find_spec(name) for name in hook["hiddenimports"])
+    assert hook["excludedimports"] == ["huggingface_hub"]
 
 
 @pytest.mark.parametrize(("room", "other"), [("export", "torchless.quantize"), ("quantize", "torchless.export")])

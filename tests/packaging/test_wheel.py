@@ -61,7 +61,9 @@ def test_the_wheel_asks_for_numpy_and_tokenizers_only_and_onnxruntime_by_extra(w
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         metadata = email.message_from_bytes(archive.read(name))
         (entry,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "torchless = torchless.cli:main" in archive.read(entry).decode()
+        entries = archive.read(entry).decode()
+        assert "torchless = torchless.cli:main" in entries
+        assert "hook-dirs = torchless._pyinstaller:hook_dirs" in entries
     asked = metadata.get_all("Requires-Dist") or []
     assert sorted(one.split(">")[0] for one in asked if "extra ==" not in one) == ["numpy", "tokenizers"]
     assert {one.split(">")[0] for one in asked if 'extra == "cpu"' in one} == {"onnxruntime"}
