@@ -35,8 +35,9 @@ def gguf_file() -> Path:
 def smollm2() -> torchless.TextGeneration:
     """The model, from a bundle that is made the first time."""
     if not OUT.exists():
+        file = gguf_file()
         print("making a bundle of SmolLM2 ...", file=sys.stderr)
-        export(gguf_file(), OUT)
+        export(file, OUT)
     model = torchless.load(OUT)
     assert isinstance(model, torchless.TextGeneration)
     return model
