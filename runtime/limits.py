@@ -28,8 +28,8 @@ _registering = threading.Lock()
 def shares(bundle: Bundle, graph: Graph, limit: int) -> tuple[int, int]:
     """How a limit is shared: bytes for the arena, and for a decoder's caches half of what its weights leave.
 
-    Raises MemoryLimitError for one that the weights alone may pass. Packed they are no larger than on disk (measured);
-    onnxruntime itself would pack them in any case, and then know no limit at all.
+    Raises MemoryLimitError for one that the weights alone may pass. Packed they are no larger than on disk, as was
+    measured; onnxruntime itself would pack them in any case, and then know no limit at all.
     """
     files = bundle.manifest.files
     own = [name for name in files if name.startswith(graph.file)]
