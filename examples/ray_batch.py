@@ -48,11 +48,14 @@ def main() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
     ray.init(
         num_cpus=args.workers, object_store_memory=100 << 20, include_dashboard=False, _node_ip_address="127.0.0.1",
-        log_to_driver=False,
+        log_to_driver=False, logging_level="ERROR",
     )  # fmt: skip
+    ray.data.DataContext.get_current().enable_progress_bars = False
     rows = (
-        ray.data.from_items([{"number": number, "text": text} for number, text in enumerate(texts)])
-        .repartition(4 * args.workers)
+        ray.data.from_items(
+            [{"number": number, "text": text} for number, text in enumerate(texts)],
+            override_num_blocks=4 * args.workers,
+        )
         .map_batches(
             Classify,
             fn_constructor_args=(model,),

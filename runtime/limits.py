@@ -26,12 +26,22 @@ _registering = threading.Lock()
 
 
 def shares(bundle: Bundle, graph: Graph, limit: int) -> tuple[int, int]:
-    """How a limit is shared: bytes for the arena, and for a decoder's caches half of what its weights leave."""
-    if bundle.manifest.cache is None:
-        return limit, 0
+    """How a limit is shared: bytes for the arena, and for a decoder's caches half of what its weights leave.
+
+    Raises MemoryLimitError for one that the weights alone may pass. Packed they are no larger than on disk, as was
+    measured; onnxruntime itself would pack them in any case, and then know no limit at all.
+    """
     files = bundle.manifest.files
-    weights = sum(files[name].size for name in (graph.file, f"{graph.file}.data") if name in files)
-    caches = max(0, limit - weights) // 2
+    own = [name for name in files if name.startswith(graph.file)]
+    if len(own) < 2:  # its weights lie in another graph's file
+        own += [name for name in files if name.endswith(".data")]
+    weights = sum(files[name].size for name in own)
+    if limit <= weights:
+        raise MemoryLimitError(
+            f"memory_limit={limit:,}: the weights of {bundle.path} alone take up to {weights:,} bytes: load with a "
+            "higher limit"
+        )
+    caches = (limit - weights) // 2 if bundle.manifest.cache is not None else 0
     return limit - caches, caches
 
 

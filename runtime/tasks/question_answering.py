@@ -148,16 +148,16 @@ class QuestionAnswering(Model):
         encoder: Encoder = self.runner
         batching = self.batching(batch_size, cancel, progress)
 
-        def answer(part: Sequence[tuple[str, str]]) -> list[list[Answer]]:
+        def answer(part: Sequence[tuple[str, str]]) -> list[Any]:
             windows = [self._windows(*pair, room) for pair in batching.each(part)]
             outputs = run_windows(encoder, windows, batching)
-            return [
+            found = [
                 self._answers(pair[1], *read, search)
                 for pair, read in zip(part, zip(windows, outputs), strict=True)
             ]
+            return [answers if top_k > 1 else (answers or [Answer("", 0.0, 0, 0)])[0] for answers in found]
 
-        found = batching.answers(pairs, answer)
-        results = [answers if top_k > 1 else (answers or [Answer("", 0.0, 0, 0)])[0] for answers in found]
+        results = batching.answers(pairs, answer)
         return results[0] if single else results
 
     def _windows(self, question: str, context: str, room: Room) -> list[Encoding]:

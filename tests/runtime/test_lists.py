@@ -62,10 +62,6 @@ TASKS = (
 )  # fmt: skip
 
 
-def flat(found: Any) -> list[Any]:
-    return [np.asarray(one).round(5).tolist() if isinstance(one, np.ndarray) else one for one in found]
-
-
 def near(one: Any, other: Any) -> None:
     """The same but for float32's rounding, which differs with the neighbours of a batch."""
     if isinstance(one, np.ndarray):
