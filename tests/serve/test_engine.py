@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from conftest import answers_on, client_of, wait_until  # type: ignore[attr-defined]
+from peers import answers_on, client_of, wait_until
 
 from torchless.decoder import Stepper
 from torchless.errors import GenerationError

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from conftest import answers_on, wait_until  # type: ignore[attr-defined]
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peers import answers_on, wait_until
 
 JSON = {"content-type": "application/json"}
 GOOD = {"model": "gpt", "prompt": "the union", "max_tokens": 2}
