@@ -147,9 +147,9 @@ class Engine:
                 if text is not None:  # one a step: those that run go on while many come
                     self._join(batch, text)
                 if len(batch):
+                    self.steps += 1
                     for token in batch.step():
                         self._hear(token)
-                    self.steps += 1
             except Exception as error:  # of a step, which all of them share
                 log.exception("a step failed")
                 for number in [*self._running]:
