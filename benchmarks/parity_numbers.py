@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from parity_models import Subject
 from parity_tasks import LONG, PAIRS, TEXTS
@@ -16,6 +15,7 @@ from parity_tasks import LONG, PAIRS, TEXTS
 from torchless.bundle import Bundle, read_bundle
 from torchless.decoder import Decoder
 from torchless.encoder import Encoder
+from torchless.hosted import HostedSession
 from torchless.providers import choose_provider
 from torchless.session import open_session
 from torchless.tasks import TASKS
@@ -139,7 +139,7 @@ class Opened:
     """A graph of a bundle in a session."""
 
     bundle: Bundle
-    session: ort.InferenceSession
+    session: HostedSession
 
 
 def open_graphs(bundle: Bundle, dialect: str, *, as_written: bool) -> list[Opened]:
@@ -151,11 +151,8 @@ def open_graphs(bundle: Bundle, dialect: str, *, as_written: bool) -> list[Opene
     graph = next(graph for graph in bundle.manifest.graphs if graph.dialect == dialect)
     opened = [Opened(bundle, open_session(bundle, graph, choose_provider("cpu"), threads=1))]
     if as_written and dialect == "standard":
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        path = str(bundle.file(graph.file))
-        opened.append(Opened(bundle, ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])))
+        plain = open_session(bundle, graph, choose_provider("cpu"), threads=1, optimize=False)
+        opened.append(Opened(bundle, plain))
     return opened
 
 

@@ -28,7 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -252,7 +252,7 @@ def main() -> int:
     for line in together.lost[:5]:
         print(line, file=sys.stderr)
     if args.json:
-        args.json.write_text(json.dumps({"one": asdict(one), "together": asdict(together)}), encoding="utf-8")
+        args.json.write_text(json.dumps({"one": vars(one), "together": vars(together)}), encoding="utf-8")
     return int(bool(one.lost or together.lost or one.differ or together.differ or together.growth > GROWTH or code))
 
 

@@ -226,10 +226,6 @@ class Batch:
                 yield self._last[place]
         self._let_go(failed)
 
-    def sweep(self) -> None:
-        """Let those leave whose caller has had enough, before another token is computed for them."""
-        self._let_go([place for place, row in enumerate(self._rows) if row.ends(None) is not None])
-
     def _let_go(self, also: Sequence[int] = ()) -> None:
         """Rows are gone through backwards: a dropped one's place is taken by one seen before."""
         for place in reversed(range(len(self))):

@@ -209,9 +209,17 @@ def test_every_command_answers(
 
 def test_the_readme_names_commands_and_options_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     forms = re.findall(
-        r"torchless (export|quantize|run|inspect|verify|doctor)\b(.*(?:\n {5,}.*)*)", read("README.md")
+        r"torchless (export|quantize|run|serve|inspect|verify|doctor)\b(.*(?:\n {5,}.*)*)", read("README.md")
     )
-    assert {command for command, _ in forms} == {"export", "quantize", "run", "inspect", "verify", "doctor"}
+    assert {command for command, _ in forms} == {
+        "export",
+        "quantize",
+        "run",
+        "serve",
+        "inspect",
+        "verify",
+        "doctor",
+    }
     for command, form in forms:
         with pytest.raises(SystemExit):
             main([command, "--help"])

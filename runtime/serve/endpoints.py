@@ -256,8 +256,7 @@ class Embeddings(Encoding):
             {"object": "embedding", "index": index, "embedding": written(vector, coded)}
             for index, vector in enumerate(vectors)
         ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        await respond(JSON({"object": "list", "data": data, "model": house.name, "usage": usage}))
+        await respond(listing(house, data, tokens))
 
 
 class Classifications(Encoding):
@@ -282,8 +281,13 @@ class Classifications(Encoding):
             }
             for index, one in enumerate(found)
         ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        await respond(JSON({"object": "list", "data": data, "model": house.name, "usage": usage}))
+        await respond(listing(house, data, tokens))
+
+
+def listing(house: House, data: list[dict[str, Any]], tokens: int) -> Response:
+    """An answer for each text."""
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return JSON({"object": "list", "data": data, "model": house.name, "usage": usage})
 
 
 def inputs(fields: Fields, *, pairs: bool) -> list[Any]:

@@ -39,7 +39,7 @@ class Job:
 
     def __init__(self, *, streams: bool) -> None:
         self.streams = streams
-        self.cancelled = threading.Event()  # set: its texts leave before the next step
+        self.cancelled = threading.Event()  # set: its texts leave with their next token
         self.texts: list[Text] = []
         self.news: asyncio.Queue[Piece | RequestError] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
@@ -146,11 +146,10 @@ class Engine:
             try:
                 if text is not None:  # one a step: those that run go on while many come
                     self._join(batch, text)
-                self._sweep(batch)
                 if len(batch):
+                    self.steps += 1
                     for token in batch.step():
                         self._hear(token)
-                    self.steps += 1
             except Exception as error:  # of a step, which all of them share
                 log.exception("a step failed")
                 for number in [*self._running]:
@@ -177,17 +176,11 @@ class Engine:
 
     def _hear(self, token: Token) -> None:
         text = self._running.get(token.prompt)
-        if text is None:  # cancelled since the sweep
+        if text is None:  # it has failed
             return
         if token.finish_reason:
             del self._running[token.prompt]
         text.hear(token)
-
-    def _sweep(self, batch: Batch) -> None:
-        batch.sweep()
-        for number, text in [*self._running.items()]:
-            if text.job.cancelled.is_set():
-                del self._running[number]
 
     def _fail(self, number: int, error: Exception) -> None:
         """A text cannot go on: its job ends, the others do not notice."""

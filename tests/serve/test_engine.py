@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from conftest import answers_on, client_of, wait_until  # type: ignore[attr-defined]
+from peers import answers_on, client_of, wait_until
 
 from torchless.decoder import Stepper
 from torchless.errors import GenerationError
@@ -73,7 +73,7 @@ def test_what_waits_and_is_given_up_never_runs(serve: Any) -> None:
         pass
 
 
-def test_no_step_is_made_for_a_job_that_is_cancelled_before_it(long_gpt: Any, monkeypatch: Any) -> None:
+def test_the_step_in_which_a_job_is_cancelled_is_its_last(long_gpt: Any, monkeypatch: Any) -> None:
     """Counted where the graph is run."""
     steps, held = list[int](), threading.Event()
     step = Stepper.__call__

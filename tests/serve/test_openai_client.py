@@ -13,6 +13,7 @@ import openai
 import pytest
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
+from peers import client_of
 
 PROMPT = "The future of the union"
 CHAT: list[Any] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Call me"}]
@@ -303,8 +304,6 @@ def test_no_field_of_openais_is_ignored_in_silence(
 
 
 def test_a_key_is_asked_for_where_there_is_one(serve: Any) -> None:
-    from conftest import client_of  # type: ignore[attr-defined]
-
     running = serve(api_key="right")
     assert client_of(running, api_key="right").models.list().data
     for wrong in ("wrong", "righ", "rightt"):

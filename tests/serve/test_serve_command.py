@@ -16,7 +16,7 @@ import pytest
 
 from torchless.cli import main
 from torchless.errors import InputError
-from torchless.serve import Options, server
+from torchless.serve import Options, asking, server
 
 # A shell starts background jobs deaf to Ctrl-C, and their children inherit it.
 START = """
@@ -132,3 +132,14 @@ def test_without_the_extra_it_says_what_to_install(gpt: Any, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(InputError, match=r'pip install "torchless\[serve\]"'):
         server({"gpt": gpt})
+
+
+def test_the_page_names_every_field_and_option_that_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    for name in (*asking.REFUSED, *asking.OWN, *asking.NAMES):
+        assert f"`{name}`" in page, name
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    known = capsys.readouterr().out
+    for option in set(re.findall(r"--[a-z][a-z-]+", page)):
+        assert option in known, option
