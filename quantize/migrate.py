@@ -83,7 +83,7 @@ def _inputs(group: list[Matrix]) -> tuple[str, ...]:
 
 
 def _is_norm(draft: Draft, producers: dict[str, Any], x: str) -> bool:
-    """Of either kind: a LayerNormalization, or a root-mean-square norm, which ends in x / Sqrt(..) times its weights.
+    """Of either kind: a LayerNormalization, or a root-mean-square norm, which ends in x / Sqrt(..) times weights.
 
     Both have their weights behind their first input.
     """

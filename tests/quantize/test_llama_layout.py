@@ -1,4 +1,4 @@
-"""The Llama layout (gated feed-forward, RMS norms, grouped heads) by every recipe, with the same promises as GPT-2."""
+"""The Llama layout (gated feed-forward, RMS norms, grouped heads) by every recipe, with GPT-2's promises."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ IDS = np.random.default_rng(0).integers(0, 320, 24).tolist()
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers of width 32 of random weights, in both dialects."""
     config: dict[str, Any] = dict(
-        vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, head_dim=8,
-        num_key_value_heads=2, max_position_embeddings=64, bos_token_id=0, eos_token_id=0, pad_token_id=None,
+        vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        head_dim=8, num_key_value_heads=2, max_position_embeddings=64, bos_token_id=0, eos_token_id=0, pad_token_id=None,
         tie_word_embeddings=request.param == "Qwen3", attn_implementation="eager",
     )  # fmt: skip
     made = getattr(transformers, f"{request.param}Config")(**config)
