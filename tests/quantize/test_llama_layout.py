@@ -34,7 +34,8 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """Two layers of width 32 of random weights, in both dialects."""
     config: dict[str, Any] = dict(
         vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        head_dim=8, num_key_value_heads=2, max_position_embeddings=64, bos_token_id=0, eos_token_id=0, pad_token_id=None,
+        head_dim=8, num_key_value_heads=2, max_position_embeddings=64,
+        bos_token_id=0, eos_token_id=0, pad_token_id=None,
         tie_word_embeddings=request.param == "Qwen3", attn_implementation="eager",
     )  # fmt: skip
     made = getattr(transformers, f"{request.param}Config")(**config)
@@ -56,9 +57,11 @@ def logits(path: Path, *pieces: int) -> Any:
 def test_every_matrix_of_the_layout_is_quantized_by_every_recipe(recipe, bundle, tmp_path):
     out = quantize(bundle, tmp_path / "out", recipe=recipe, data=TEXTS)
     made = read_bundle(out).manifest
-    assert [one["name"] for one in made.recipe["left_in_float"] if one["reason"] != "the recipe says so"] == []
-    # Seven products a layer, three of which read one norm's result as one, and the embedding; the head may be it.
-    assert recipe.startswith("fp16") or made.recipe["quantized"] >= 9
+    left = {one["name"] for one in made.recipe["left_in_float"]}
+    if recipe not in ("fp16", "fp16-standard"):  # which have no integers: all are left
+        # Queries, keys and values are one product, and so are the two that are gated. Tables of rotations stay.
+        assert not [name for name in left if name.startswith("layers.")]
+        assert made.recipe["quantized"] >= 8
     right, found = logits(bundle), logits(out)
     # Weights far larger than a trained model's: what is left of 4 bits is the shape of the answer.
     bound = 0.5 if "4" in recipe else 0.15
@@ -89,4 +92,4 @@ def test_a_prompt_in_pieces_gives_what_it_gives_whole_in_int8(bundle, tmp_path):
 def test_sensitivity_names_gated_feed_forwards(bundle):
     rows = sensitivity(bundle, recipe="int4", data=TEXTS)
     names = " ".join(row.name for row in rows)
-    assert "down_proj" in names and "o_proj" in names
+    assert "mlp.gate_up" in names and "mlp.down_proj" in names and "self_attn.qkv" in names
