@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -106,21 +106,23 @@ def measure(out: Path, work: Path, options: Options) -> None:
             print(f"\n{name}, {data}\n\n{table(results)}", flush=True)
 
 
-def never_slower(work: Path) -> None:
+def never_slower(work: Path, only: Sequence[str], lengths: Sequence[int], batches: Sequence[int]) -> None:
     """One line a length and batch: how many times as fast as float32, and as onnxruntime's dynamic int8."""
     for name, checkpoint in checkpoints():
+        if name not in only:
+            continue
         bundle = read_bundle(export(checkpoint, work / name / "fp32"))
         if bundle.manifest.cache is not None:
             continue
         int8 = read_bundle(quantize(bundle.path, work / name / "int8"))
         calls = {"float32": runner(bundle), "int8": runner(int8), "per tensor": per_tensor(bundle, work / name)}
         print(f"\n{name}: int8's speed over float32's (over onnxruntime's dynamic int8's)\n")
-        print("| tokens | " + " | ".join(f"{batch} texts" for batch in BATCHES) + " |")
-        print("|---" * (len(BATCHES) + 1) + "|")
-        for length in LENGTHS:
+        print("| tokens | " + " | ".join(f"{batch} texts" for batch in batches) + " |")
+        print("|---" * (len(batches) + 1) + "|")
+        for length in lengths:
             if length > bundle.manifest.context_length:
                 continue
-            cells = [ratio(calls, batch, length, bundle.manifest.vocab_size) for batch in BATCHES]
+            cells = [ratio(calls, batch, length, bundle.manifest.vocab_size) for batch in batches]
             print(f"| {length} | " + " | ".join(cells) + " |", flush=True)
 
 
@@ -176,11 +178,17 @@ def main() -> None:
     arguments.add_argument("--no-speed", action="store_true", help="quality and size only")
     arguments.add_argument("--repeats", type=int, default=7, help="rounds of timing")
     arguments.add_argument("--examples", type=int, help="score at most so many of each file")
+    arguments.add_argument(
+        "--only", type=lambda names: names.split(","), default=tuple(DATA), help="models of --never"
+    )
+    numbers = {"type": lambda text: [int(part) for part in text.split(",")], "help": "of --never, such as 8,32"}
+    arguments.add_argument("--lengths", default=LENGTHS, **numbers)
+    arguments.add_argument("--batches", default=BATCHES, **numbers)
     given = arguments.parse_args()
     print(f"onnxruntime {onnxruntime.__version__}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         if given.never:
-            never_slower(Path(folder))
+            never_slower(Path(folder), given.only, given.lengths, given.batches)
         else:
             measure(
                 given.out,

@@ -24,14 +24,16 @@ QUIETEST = 0.1  # of the median: a channel that was silent on a few texts may sp
 def migrate(draft: Draft, recipe: Recipe, calibration: Calibration) -> None:
     """Divide what the matrices inside read by s, and multiply their rows by it.
 
-    Where a layer norm's result is read by them alone, its own weights are divided (every pre-norm GPT), which
+    Where a norm's result is read by them alone, its own weights are divided (every pre-norm GPT and Llama), which
     costs nothing; otherwise, as in a post-norm BERT, whose norm is the residual too, a Mul stands before them. What
     attention or an activation gives is left as it is: nothing was gained there (docs/quantization.md).
     """
     if recipe.migrate is None:
         return
     producers = {node.output[0]: node for node in draft.nodes}
-    groups = [group for group in _groups(draft, recipe) if all(_is_norm(producers, x) for x in _inputs(group))]
+    groups = [
+        group for group in _groups(draft, recipe) if all(_is_norm(draft, producers, x) for x in _inputs(group))
+    ]
     if not groups:
         return
     rows = [np.max([_row_magnitudes(draft, matrix) for matrix in group], axis=0) for group in groups]
@@ -80,8 +82,19 @@ def _inputs(group: list[Matrix]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(x for matrix in group for x in matrix.inputs))
 
 
-def _is_norm(producers: dict[str, Any], x: str) -> bool:
-    return x in producers and producers[x].op_type == "LayerNormalization"
+def _is_norm(draft: Draft, producers: dict[str, Any], x: str) -> bool:
+    """Of either kind: a LayerNormalization, or a root-mean-square norm, which ends in x / Sqrt(..) times weights.
+
+    Both have their weights behind their first input.
+    """
+    norm = producers.get(x)
+    if norm is None or norm.op_type != "Mul":
+        return norm is not None and norm.op_type == "LayerNormalization"
+    ratio = producers.get(norm.input[0])
+    if ratio is None or ratio.op_type != "Div" or norm.input[1] not in draft.tensors:
+        return False
+    root = producers.get(ratio.input[1])
+    return root is not None and root.op_type == "Sqrt"
 
 
 def _row_magnitudes(draft: Draft, matrix: Matrix) -> Float:
