@@ -126,7 +126,7 @@ def vocabulary(tokenizer: Any, pre: str = "gpt-2") -> dict[str, Any]:
     merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in content["model"]["merges"]]
     return {
         "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, TOKENS: tokens,
-        TYPES: [added.get(token, 1) for token in tokens], MERGES: merges,
+        TYPES: np.array([added.get(token, 1) for token in tokens], np.int32), MERGES: merges,
         "tokenizer.ggml.eos_token_id": 0, "tokenizer.ggml.bos_token_id": 0,
     }  # fmt: skip
 
@@ -142,4 +142,4 @@ def add(writer: Any, entries: dict[str, Any]) -> None:
         elif isinstance(value, float):
             writer.add_float32(key, value)
         else:
-            writer.add_array(key, value)
+            writer.add_array(key, value.tolist() if isinstance(value, np.ndarray) else value)
