@@ -17,6 +17,7 @@ from torchless.chat import CHAT_TEMPLATE, special_texts
 from torchless.chat_form import ChatForm
 from torchless.errors import ExportError, InputError
 from torchless.export.builder import Builder, Dialect
+from torchless.export.carrying import EXACT, CarryingBuilder
 from torchless.export.chat_form import read_chat_form
 from torchless.export.config import Config
 from torchless.export.families import FAMILIES, Facts
@@ -48,12 +49,14 @@ def export(
     pooling: str | None = None,
     normalize: bool | None = None,
     context_length: int | None = None,
+    precision: Literal["carry", "exact", "fp32"] = "carry",
     check: bool = True,
     overwrite: bool = False,
     exporter: Literal["direct", "optimum"] = "direct",
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write the bundle `out` from a Hugging Face folder, nanoGPT's ckpt.pt or a live torch module, and check it.
+    """Write the bundle `out` from a Hugging Face folder, a GGUF file, nanoGPT's ckpt.pt or a live torch
+    module, and check it.
 
     task: one of Hugging Face's names; by default that of the checkpoint's architecture.
     dialect: "fused" for onnxruntime's fused operators, "standard" for plain ONNX, "all" for both.
@@ -63,6 +66,9 @@ def export(
     else the mean, not normalized.
     context_length: the longest text that the bundle will be asked for, in tokens, by default as many as the model
     takes; tables of rotary positions (32 MB for Llama 3.2's 131,072) are written as far as that.
+    precision: of a source that is quantized already (GGUF). "carry" keeps its own blocks in the fused graph, and
+    rounds what they are multiplied by to 8 bits, as llama.cpp does; "exact" keeps them and multiplies in float32;
+    "fp32" computes float32 weights of them, which can be quantized in another way.
     check: compare with torch where torch and transformers are installed, otherwise with the other dialect; the
     error goes into the manifest, and one above 1e-4 of the largest output (of 1 at least) is an ExportError.
     exporter: "optimum" traces the model with optimum-onnx and fuses it with onnxruntime's optimizer, for
@@ -91,7 +97,13 @@ def export(
             )
         tell = progress or (lambda line: None)
         return export_with_optimum(source, out, task=task, check=check, overwrite=overwrite, tell=tell)
+    if precision not in ("carry", "exact", "fp32"):
+        raise ExportError(f"precision={precision!r} is unknown (known: carry, exact, fp32)")
     opened = open_source(source, tokenizer)
+    if precision == "fp32":
+        opened = dataclasses.replace(opened, blocks={}, precision="fp32")
+    elif precision == "exact":
+        opened = dataclasses.replace(opened, level=EXACT)
     plan = make_plan(opened, task, pooling, normalize, head, context_length)
     opened, tell = with_head(opened, plan), progress or (lambda line: None)
     with new_bundle(out, overwrite=overwrite) as folder:
@@ -108,12 +120,13 @@ def _write(
     source: Source, plan: Plan, dialects: list[Dialect], folder: Path, tell: Callable[[str], None]
 ) -> Manifest:
     """The graphs, the files that go along, and the manifest."""
+    made: dict[Dialect, Facts] = {}
     for one in dialects:
         tell(f"writing the {one} graph of {plan.family} for {plan.task}")
-        facts = write_graph(source, plan, one, folder)
+        made[one] = write_graph(source, plan, one, folder)
     for name, content in source.files.items():
         (folder / name).write_bytes(content)
-    manifest = _manifest(source, plan, facts, dialects)
+    manifest = _manifest(source, plan, made)
     seal(folder, manifest)
     return manifest
 
@@ -145,15 +158,19 @@ def with_head(source: Source, plan: Plan) -> Source:
 
 
 def write_graph(source: Source, plan: Plan, dialect: Dialect, folder: Path) -> Facts:
-    """Write the graph of one dialect into `folder`."""
+    """Write the graph of one dialect into `folder`. A fused one keeps the blocks of a source that has them."""
     module = _family_file(plan.family)
     builder = Builder(dialect)
+    if source.blocks and dialect == "fused":
+        builder = CarryingBuilder(source.blocks, level=source.level)
     facts: Facts = module.build(
         builder, Config(source.config, limit=plan.longest), source.weights, plan.head, plan.pooling
     )
     file = FILES[dialect]
     # Two dialects hold the same weights but not always in the same form, so each has a data file of its own.
     builder.save(folder, file, f"{file}.data")
+    if isinstance(builder, CarryingBuilder):
+        return dataclasses.replace(facts, carried=tuple(builder.carried))
     return facts
 
 
@@ -224,7 +241,8 @@ def _check_types(**given: tuple[object, type]) -> None:
             raise ExportError(f"{name}={value!r} is a {type(value).__name__}, expected a {kind.__name__}")
 
 
-def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect]) -> Manifest:
+def _manifest(source: Source, plan: Plan, made: Mapping[Dialect, Facts]) -> Manifest:
+    facts = next(iter(made.values()))
     labels, problem = plan.head.labels or None, None
     if facts.labels is not None and labels is None:
         labels = labels_of(source.config, facts.labels, ExportError)
@@ -232,18 +250,20 @@ def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect])
         problem = problem_type_of(source.config, ExportError)
         if lack := unfit(plan.task, labels or ()):
             raise ExportError(f"{source.where}: {lack}")
-    decodes = facts.cache is not None
     special = _special_tokens(source, facts.vocab_size)
     if plan.asked is not None and plan.asked > facts.context_length:
         raise ExportError(
             f"context_length={plan.asked:,} is more than the {facts.context_length:,} tokens that this model takes"
         )
+    graphs = tuple(_graph(source, name, one) for name, one in made.items())
+    recipe = graphs[0].recipe
+    graphs = (dataclasses.replace(graphs[0], recipe=None), *graphs[1:])
     return Manifest(
         family=plan.family,
         task=plan.task,
         context_length=min(facts.context_length, plan.longest or facts.context_length),
         vocab_size=facts.vocab_size,
-        graphs=tuple(Graph(FILES[name], name, "fp32", providers_of(name, decodes)) for name in dialects),
+        graphs=graphs,
         special_tokens=special,
         labels=labels,
         problem_type=problem,
@@ -253,7 +273,17 @@ def _manifest(source: Source, plan: Plan, facts: Facts, dialects: list[Dialect])
         segments=facts.segments,
         head=plan.layer,
         chat=_chat_form(source, special) if plan.task == "text-generation" else None,
+        recipe=recipe,
     )
+
+
+def _graph(source: Source, dialect: Dialect, facts: Facts) -> Graph:
+    """The manifest's entry; with a recipe where matrices stayed in the source's own blocks."""
+    if not facts.carried:
+        return Graph(FILES[dialect], dialect, "fp32", providers_of(dialect, facts.cache is not None))
+    activations = "float32" if source.level == EXACT else "int8, by block"
+    recipe = {"name": f"gguf-{source.precision}", "activations": activations, "carried": list(facts.carried)}
+    return Graph(FILES[dialect], dialect, source.precision, ("cpu",), recipe=recipe)
 
 
 def _chat_form(source: Source, special: Mapping[str, int | list[int]]) -> ChatForm | None:

@@ -132,6 +132,7 @@ class Builder:
         protos: list[TensorProto] = []
         offset = 0
         used = {value for node in self._nodes for value in node.input}
+        places: dict[tuple[int, int], int] = {}  # of one memory under two names, which is written once
         with path.open("wb") as stream:
             for name, array in self._tensors.items():
                 if name not in used:
@@ -139,17 +140,19 @@ class Builder:
                 if array.nbytes < INLINE:
                     protos.append(numpy_helper.from_array(array, name))
                     continue
-                padding = -offset % ALIGNMENT
-                stream.write(b"\0" * padding)
-                offset += padding
+                memory = array.ctypes.data, array.nbytes
+                if memory not in places:
+                    padding = -offset % ALIGNMENT
+                    stream.write(b"\0" * padding)
+                    places[memory] = offset + padding
+                    stream.write(array.data)
+                    offset += padding + array.nbytes
                 proto = TensorProto(
                     name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype)
                 )
                 proto.data_location = TensorProto.EXTERNAL
-                for key, value in (("location", path.name), ("offset", offset), ("length", array.nbytes)):
+                for key, value in (("location", path.name), ("offset", places[memory]), ("length", array.nbytes)):
                     proto.external_data.add(key=key, value=str(value))
-                stream.write(array.data)
-                offset += array.nbytes
                 protos.append(proto)
         return protos
 

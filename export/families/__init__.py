@@ -49,3 +49,4 @@ class Facts:
     cache: CacheLayout | None = None
     labels: int | None = None  # columns of a classifier
     segments: int | None = None  # kinds of segments, of an encoder that reads them
+    carried: tuple[str, ...] = ()  # matrices that stayed in the source's own blocks

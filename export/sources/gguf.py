@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from torchless.errors import ExportError
+from torchless.export.blocks import Blocks
 from torchless.export.sources.chat_template import CHAT_TEMPLATE, read_chat_template
+from torchless.export.sources.gguf_blocks import FORMS, blocks_of
 from torchless.export.sources.gguf_config import FACTORS, config_of, hugging_face_name
 from torchless.export.sources.gguf_file import GGUFFile, read_gguf
 from torchless.export.sources.gguf_tokenizer import (
@@ -45,8 +51,8 @@ def from_gguf(path: Path, tokenizer: object) -> Source:
     else:
         files[TOKENIZER] = read_tokenizer(tokenizer, config["model_type"])
     files |= (read_chat_template(tokenizer) if tokenizer is not None else {}) or _template(file, where)
-    weights = Weights(_tensors(file, config), where)
-    return Source(config, weights, where, files, tokenizer_config=settings)
+    weights, (blocks, precision) = Weights(_tensors(file, config), where), _blocks(file, config)
+    return Source(config, weights, where, files, tokenizer_config=settings, blocks=blocks, precision=precision)
 
 
 def _own_tokenizer(file: GGUFFile, rows: int, where: str) -> bytes:
@@ -78,6 +84,23 @@ def _tensors(file: GGUFFile, config: dict[str, Any]) -> dict[str, Read]:
         heads = interleaved_heads(name, config)
         found[hugging_face_name(name)] = functools.partial(_halves_of_heads, read, heads) if heads else read
     return found
+
+
+def _blocks(file: GGUFFile, config: dict[str, Any]) -> tuple[dict[str, Callable[[], Blocks]], str]:
+    """The quantized matrices by names without the body's prefix, and the type of most of their numbers."""
+    found: dict[str, Callable[[], Blocks]] = {}
+    counts: Counter[str] = Counter()
+    for name, tensor in file.tensors.items():
+        if tensor.kind in FORMS and len(tensor.shape) == 2:
+            counts[tensor.kind.lower()] += int(np.prod(tensor.shape))
+            key = hugging_face_name(name).removeprefix("model.")
+            found[key] = functools.partial(_read_blocks, file, name, interleaved_heads(name, config))
+    return found, counts.most_common(1)[0][0] if counts else "fp32"
+
+
+def _read_blocks(file: GGUFFile, name: str, heads: int) -> Blocks:
+    made = blocks_of(file.tensors[name].kind, file.raw(name))
+    return made.in_halves(heads) if heads and made.shape[0] % (2 * heads) == 0 else made
 
 
 def interleaved_heads(name: str, config: dict[str, Any]) -> int:

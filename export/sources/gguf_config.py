@@ -66,20 +66,25 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 }
 
 
+def _same(value: object, neutral: object) -> bool:
+    return isinstance(value, bool | int | float) and value == neutral
+
+
 class Keys:
     """The metadata of one architecture; a wrong type is an ExportError that names the key."""
 
     def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
         self._where = where
         self.architecture = metadata.get("general.architecture")
-        if self.architecture not in CLASSES:
+        if not isinstance(self.architecture, str) or self.architecture not in CLASSES:
             raise ExportError(
-                f"{where}: the architecture {self.architecture!r} is not supported (supported: {', '.join(CLASSES)})"
+                f"{where}: the architecture {self.architecture!r} is not supported (supported: "
+                f"{', '.join(CLASSES)})"
             )
         prefix = f"{self.architecture}."
         self._of = {key[len(prefix) :]: value for key, value in metadata.items() if key.startswith(prefix)}
         for key, value in self._of.items():
-            if key not in READ and value not in NEUTRAL.get(key, ()):
+            if key not in READ and not any(_same(value, one) for one in NEUTRAL.get(key, ())):
                 raise self.refusal(key)
 
     def refusal(self, key: str) -> ExportError:
@@ -122,7 +127,7 @@ def config_of(
         if keys.whole(key, size) != size:
             raise keys.refusal(key)
     window = keys.get("attention.sliding_window")
-    if window and window < context:
+    if window is not None and window != 0 and (not isinstance(window, int) or window < context):
         raise keys.refusal("attention.sliding_window")
     if len(shapes.get(EMBEDDING, ())) != 2:
         raise ExportError(f"{where} has no matrix {EMBEDDING}: is it a whole model?")

@@ -10,6 +10,7 @@ import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ class _Header:
                 raise self._broken(f"ends before the tensor {info.name} does")
             found[info.name] = Tensor(info.name, info.shape, info.kind, base + info.start, info.size)
         ordered = sorted(found.values(), key=lambda tensor: tensor.start)
-        for one, other in zip(ordered, ordered[1:], strict=False):
+        for one, other in pairwise(ordered):
             if one.start + one.size > other.start:
                 raise self._broken(f"has the tensors {one.name} and {other.name} in one place")
         return found

@@ -6,10 +6,12 @@ that are known here are the ones that llama.cpp and the checkpoint's own tokeniz
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from torchless.errors import ExportError
@@ -62,7 +64,7 @@ class Words:
         self.where = where
         self.tokens: list[str] = self.texts(TOKENS)
         types = metadata.get(TYPES)
-        self.types: list[int] = [NORMAL] * len(self.tokens) if types is None else list(map(int, types))
+        self.types: list[int] = [NORMAL] * len(self.tokens) if types is None else _numbers(types, "iu")
         if not self.tokens or len(self.types) != len(self.tokens):
             raise self.broken(f"{len(self.types)} types for {len(self.tokens)} tokens")
         self.ids: dict[str, int] = {}
@@ -74,7 +76,7 @@ class Words:
 
     def texts(self, key: str) -> list[str]:
         found = self.metadata.get(key)
-        if not isinstance(found, list):
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
             raise ExportError(f"{self.where} has no list {key}: pass tokenizer= (--tokenizer)")
         return found
 
@@ -100,17 +102,22 @@ class Words:
         )
 
 
+def _numbers(given: object, kinds: str) -> list[Any]:
+    """The numbers of an array of these kinds, none of anything else."""
+    return list(given.tolist()) if isinstance(given, np.ndarray) and given.dtype.kind in kinds else []
+
+
 def tokenizer_of(metadata: Mapping[str, Any], where: str) -> Tokenizer:
     """The tokenizer; an ExportError for one that cannot be made exactly."""
     model = metadata.get(MODEL)
-    if model not in MODELS:
+    if not isinstance(model, str) or model not in MODELS:
         raise ExportError(
             f"{where}: {MODEL}={model!r} is not supported (supported: {', '.join(MODELS)}): pass tokenizer= "
             "(--tokenizer)"
         )
     words = Words(metadata, where)
     try:
-        tokenizer = MODELS[str(model)](words)
+        tokenizer = MODELS[model](words)
         for index, (token, kind) in enumerate(zip(words.tokens, words.types, strict=True)):
             if kind in (UNKNOWN, CONTROL):
                 tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
@@ -149,8 +156,8 @@ def _byte_level(words: Words) -> Tokenizer:
     split = SPLITS.get(str(name))
     if split is None:
         raise ExportError(
-            f"{words.where}: {PRE}={name!r}, whose way to split texts is not known here (known: {', '.join(SPLITS)}): "
-            "pass tokenizer= (--tokenizer) with the checkpoint's tokenizer.json"
+            f"{words.where}: {PRE}={name!r}, whose way to split texts is not known here (known: "
+            f"{', '.join(SPLITS)}): pass tokenizer= (--tokenizer) with the checkpoint's tokenizer.json"
         )
     merges = [_halves(words, merge) for merge in words.texts(MERGES)]
     tokenizer = Tokenizer(models.BPE(words.ids, merges, ignore_merges=split.whole))
@@ -176,10 +183,10 @@ def _halves(words: Words, merge: str) -> tuple[str, str]:
 
 def _sentencepiece(words: Words) -> Tokenizer:
     """SentencePiece's BPE, which merges to the piece of the highest score; bytes where no piece is."""
-    scores = words.metadata.get(SCORES)
-    if scores is None or len(scores) != len(words.tokens):
+    scores = _numbers(words.metadata.get(SCORES), "f")
+    if len(scores) != len(words.tokens) or not all(map(math.isfinite, scores)):
         raise words.broken("no score for each token")
-    if words.flag("remove_extra_whitespaces", False) or words.metadata.get("tokenizer.ggml.precompiled_charsmap"):
+    if words.flag("remove_extra_whitespaces", False) or "tokenizer.ggml.precompiled_charsmap" in words.metadata:
         raise words.broken("a normalization, which is not supported")
     lacking = [f"<0x{byte:02X}>" for byte in range(256) if f"<0x{byte:02X}>" not in words.ids]
     if lacking:
@@ -229,8 +236,6 @@ def _surround(tokenizer: Tokenizer, words: Words, *, bos: bool) -> None:
             pair=[*before, "$A", *after, *(f"{token}:1" for token in before), "$B:1", *(f"{t}:1" for t in after)],
             special_tokens=[(words.tokens[i], i) for i in dict.fromkeys((first, last)) if i is not None],
         )
-    elif tokenizer.pre_tokenizer is not None:
-        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
 
 
 MODELS: dict[str, Callable[[Words], Tokenizer]] = {"gpt2": _byte_level, "llama": _sentencepiece}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torchless.errors import ExportError
+from torchless.export.blocks import Blocks
 from torchless.export.weights import Weights
 
 CONFIG, TOKENIZER, GENERATION = "config.json", "tokenizer.json", "generation_config.json"
@@ -27,6 +28,11 @@ class Source:
     folder: Path | None = None  # in Hugging Face layout
     module: Any = None  # the live torch module, where there is one
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
+    blocks: Mapping[str, Callable[[], Blocks]] = field(
+        default_factory=dict
+    )  # of tensors that are quantized already
+    level: int = 4  # MatMulNBits' accuracy_level for those: 1 is exact, 4 rounds what they are multiplied by
+    precision: str = "fp32"  # what most of those are, in the source's own word
     token_types: bool | None = None  # whether its tokenizer hands them to the model; None: it does not say
 
     @property

@@ -12,10 +12,12 @@ def add(commands: Any) -> None:
         "export",
         help="write a bundle from a checkpoint",
         description="Write the bundle OUT from a checkpoint in Hugging Face layout (config.json, "
-        "model.safetensors, tokenizer.json) or from nanoGPT's ckpt.pt, and compare it with torch where torch is "
-        "installed.",
+        "model.safetensors, tokenizer.json), from a GGUF file or from nanoGPT's ckpt.pt, and compare it with torch "
+        "where torch is installed.",
     )
-    command.add_argument("checkpoint", metavar="CHECKPOINT", help="folder of the checkpoint, or nanoGPT's ckpt.pt")
+    command.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="folder of the checkpoint, FILE.gguf, or nanoGPT's ckpt.pt"
+    )
     command.add_argument("out", metavar="OUT", help="folder to write; it must not exist")
     command.add_argument("--task", help="the head to export, by Hugging Face's name (default: the checkpoint's)")
     command.add_argument(
@@ -54,6 +56,13 @@ def add(commands: Any) -> None:
         metavar="TOKENS",
         help="the longest text that the bundle will be asked for (default: what the model takes)",
     )
+    command.add_argument(
+        "--precision",
+        choices=("carry", "exact", "fp32"),
+        default="carry",
+        help="of a GGUF file: carry: its own blocks, with activations rounded to 8 bits as in llama.cpp (default); "
+        "exact: the same with activations in float32; fp32: float32 weights, to be quantized otherwise",
+    )
     command.add_argument("--no-check", action="store_true", help="do not compare the bundle with its source")
     command.add_argument("--overwrite", action="store_true", help="replace the bundle OUT")
     command.set_defaults(act=act)
@@ -73,6 +82,7 @@ def act(args: argparse.Namespace) -> None:
         pooling=args.pooling,
         normalize=args.normalize,
         context_length=args.context_length,
+        precision=args.precision,
         check=not args.no_check,
         overwrite=args.overwrite,
         exporter=args.exporter,

@@ -46,7 +46,9 @@ def act(args: argparse.Namespace) -> None:
             ("graph", f"{graph.file}: {graph.dialect}, {graph.precision}, for {', '.join(graph.providers)}")
         )
     if manifest.recipe:
-        rows.append(("recipe", str(manifest.recipe.get("name", ""))))
+        carried = manifest.recipe.get("carried")
+        more = f": {len(carried)} matrices in the source's own blocks" if isinstance(carried, list) else ""
+        rows.append(("recipe", str(manifest.recipe.get("name", "")) + more))
     if manifest.parity:
         error, against = manifest.parity.get("max_abs_error"), manifest.parity.get("against")
         shown = f"{error:.2g}" if isinstance(error, int | float) else str(error)
