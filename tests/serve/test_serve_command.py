@@ -141,5 +141,5 @@ def test_the_page_names_every_field_and_option_that_there_is(capsys: pytest.Capt
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
     known = capsys.readouterr().out
-    for option in set(re.findall(r"--[a-z][a-z-]+", page)):
+    for option in set(re.findall(r"--[a-z][a-z-]+", re.sub(r"`benchmarks/[^`]+`", "", page))):
         assert option in known, option
