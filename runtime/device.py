@@ -1,8 +1,8 @@
-"""Keys and values in the memory of a GPU: they never leave it, and of the logits only the rows that were asked for do.
+"""Keys and values in the memory of a GPU, which they never leave; of the logits only the rows asked for do.
 
 Buffers are bound by address, so a row of one is a view like numpy's, and a step writes where the next one reads.
-With cuda_graph=True the step of one token is recorded and replayed: everything that it touches keeps its address, and
-what the host would tell anew with every step (total_sequence_length) is constant, the room of the cache.
+With cuda_graph=True the step of one token is recorded and replayed: everything that it touches keeps its address,
+and what the host would tell anew each time (total_sequence_length) is constant, the room of the cache.
 
 Letters as in cache.py; K rows of logits asked for, V vocabulary.
 """
@@ -134,8 +134,8 @@ class View:
 class DeviceCache(KVCache):
     """A KVCache on a device: a buffer [B,H,C,E] for the keys and one for the values of each layer.
 
-    Rows move on the device and stay in their buffers. Growing, forks and files go through the host: all are rare, since
-    generation reserves what an answer can need.
+    Rows move on the device and stay in their buffers. Growing, forks and files go through the host: all are rare,
+    since generation reserves what an answer can need.
     """
 
     def __init__(
