@@ -36,7 +36,8 @@ int cuDeviceGetAttribute(int *value, int kind, int device) {
   *value = kind == 75 ? 8 : kind == 76 ? 6 : 1; return 0; }
 """
 )
-# Memory is the host's. The properties are cudaDeviceProp's fields by offset: memory, compute capability 8.6, 40 multiprocessors.
+# Memory is the host's. The properties are cudaDeviceProp's fields by offset: memory, compute capability 8.6, and 40
+# multiprocessors.
 RUNTIME_SOURCE = (
     ENVIRONMENT
     + """
