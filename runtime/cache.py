@@ -53,19 +53,24 @@ class KVCache:
                 f"{slots:,} tokens do not fit the model's context of {self.limit:,}: shorten the text"
             )
         grown = min(-(-slots // GROWTH) * GROWTH, self.limit)
-        layers, two, rows, heads, _, size = self._shape
         try:
-            data = own_pages((layers, two, rows, heads, grown, size), self.dtype, self._allowance)
+            self._grow(grown)
         except MemoryLimitError:
             raise
         except (OSError, OverflowError, MemoryError):
             raise GenerationError(
-                f"there is no memory for the cache of {rows:,} texts of {grown:,} tokens: pass a smaller batch_size"
+                f"there is no memory for the cache of {self._shape[2]:,} texts of {grown:,} tokens: pass a smaller "
+                "batch_size"
             ) from None
+        self.capacity = grown
+        return True
+
+    def _grow(self, slots: int) -> None:
+        layers, two, rows, heads, _, size = self._shape
+        data = own_pages((layers, two, rows, heads, slots, size), self.dtype, self._allowance)
         filled = int(self.lengths.max(initial=0))
         data[:, :, : self.rows, :, :filled, :] = self._data[:, :, : self.rows, :, :filled, :]
-        self._data, self.capacity = data, grown
-        return True
+        self._data = data
 
     def join(self) -> int:
         """A new row without tokens, in a place that is free; its index."""
@@ -77,9 +82,12 @@ class KVCache:
         last = self.rows - 1
         filled = int(self.lengths[last])
         if row != last:
-            self._data[:, :, row, :, :filled, :] = self._data[:, :, last, :, :filled, :]
+            self._copy_row(last, row, filled)
             self.lengths[row] = self.lengths[last]
         self.lengths = self.lengths[:last]
+
+    def _copy_row(self, source: int, target: int, filled: int) -> None:
+        self._data[:, :, target, :, :filled, :] = self._data[:, :, source, :, :filled, :]
 
     def share(self, slots: int) -> None:
         """Give every row the first one's `slots`: a prompt that was read once."""

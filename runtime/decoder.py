@@ -14,11 +14,12 @@ import numpy.typing as npt
 from torchless.bundle import Bundle
 from torchless.cache import KVCache
 from torchless.concatenated import ConcatenatingStep
-from torchless.errors import BundleError, GenerationError, InputError, TorchlessError
+from torchless.device import DeviceCache, DeviceStep, device_of
+from torchless.errors import BundleError, InputError
 from torchless.hosted import HostedSession
 from torchless.manifest import EXPORT_AGAIN
-from torchless.providers.options import CPU
-from torchless.session import bind, require
+from torchless.session import require
+from torchless.step import Step
 from torchless.tasks import TASKS
 
 Float = npt.NDArray[np.float32]
@@ -54,16 +55,21 @@ class Decoder:
         inputs = ["input_ids", *(past for past, _ in self.pasts)]
         require(session, bundle, inputs, ["logits", *(present for _, present in self.pasts)])
         self.cache_type = _cache_type(session, bundle)
+        self.device = device_of(session) if self.layout.shared else None  # None: keys and values lie with numpy
 
     def new_cache(self, rows: int = 1, *, joined: int | None = None) -> KVCache:
         """Room for `rows` texts, of which `joined` (by default all) are there from the beginning."""
         layout, there = self.layout, rows if joined is None else joined
         sizes = layout.layers, rows, layout.heads, layout.head_size
+        if self.device is not None:
+            return DeviceCache(self.device, *sizes, self.context_length, there, self.cache_type)
         allowance = self.session.allowance
         return KVCache(*sizes, limit=self.context_length, joined=there, dtype=self.cache_type, allowance=allowance)
 
     def step(self, cache: KVCache, first: int, last: int, tokens: int, picked: int) -> Step | ConcatenatingStep:
         """What runs the graph for rows first..last of a cache, with so many tokens in and rows of logits out."""
+        if isinstance(cache, DeviceCache):
+            return DeviceStep(self, cache, first, last, tokens, picked)
         kind = Step if self.layout.shared else ConcatenatingStep
         return kind(self, cache, first, last, tokens, picked)
 
@@ -177,59 +183,6 @@ def _cache_type(session: HostedSession, bundle: Bundle) -> npt.DTypeLike:
             f"{', '.join(sorted(caches))} and {types['logits']}): {EXPORT_AGAIN}"
         )
     return CACHE_TYPES[caches.pop()]
-
-
-INPUTS = ("input_ids", "position_ids", "seqlens_k", "total_sequence_length", "logits_positions")
-
-
-class Step:
-    """Arrays bound to the session for rows first..last of a cache: fill input_ids, then run."""
-
-    def __init__(self, decoder: Decoder, cache: KVCache, first: int, last: int, tokens: int, picked: int) -> None:
-        rows = last - first
-        self.input_ids = np.zeros((rows, tokens), np.int64)
-        self.position_ids = np.zeros((rows, tokens), np.int64)
-        self.seqlens_k = np.zeros(rows, np.int32)
-        self.total_sequence_length = np.zeros((), np.int32)
-        self.logits_positions = np.zeros((rows, picked), np.int64)
-        self.logits: Float = np.zeros((rows, picked, decoder.width), np.float32)
-        self._ahead = np.arange(tokens)
-        self._cache, self._first, self._last = cache, first, last
-        self._session = decoder.session
-        self._binding = decoder.session.io_binding()
-        self._inputs = {name: bind(getattr(self, name)) for name in filter(decoder.takes.__contains__, INPUTS)}
-        self._binding.bind_ortvalue_output("logits", bind(self.logits))
-        buffers = [buffer for layer in cache.layers(first, last) for buffer in layer]
-        for (past, present), buffer in zip(decoder.pasts, buffers, strict=True):
-            value = bind(buffer)  # one address as past and present: the graph appends in place
-            self._inputs[past] = value
-            self._binding.bind_ortvalue_output(present, value)
-        # A provider with memory of its own gets a copy at binding, and would not see what is written later.
-        self._copied = decoder.session.get_providers()[0] != CPU.ort_name
-        self._bind_inputs()
-
-    def _bind_inputs(self) -> None:
-        for name, value in self._inputs.items():
-            self._binding.bind_ortvalue_input(name, value)
-
-    def run(self, lengths: npt.NDArray[np.int64] | None = None, *, more: bool = False) -> Float:
-        """Logits [B,K,V], overwritten by the next run. The caller advances the cache's lengths.
-
-        lengths [B]: how many of the tokens are no padding, for rows that have no past. more: see HostedSession.run.
-        """
-        past = self._cache.lengths[self._first : self._last]
-        np.add(past[:, None], self._ahead, out=self.position_ids)
-        np.add(past, (len(self._ahead) if lengths is None else lengths) - 1, out=self.seqlens_k, casting="unsafe")
-        self.total_sequence_length[...] = past.max() + len(self._ahead)
-        try:
-            if self._copied:
-                self._bind_inputs()
-            self._session.run_with_iobinding(self._binding, tokens=self.input_ids.size, more=more)
-        except TorchlessError:
-            raise
-        except Exception as error:
-            raise GenerationError(f"onnxruntime failed in a step: {str(error).splitlines()[0][:400]}") from error
-        return self.logits
 
 
 class Stepper:

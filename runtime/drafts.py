@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from torchless.decoder import Decoder, Step
+from torchless.concatenated import ConcatenatingStep
+from torchless.decoder import Decoder
 from torchless.errors import InputError
 from torchless.generation import Row, Speculation, Token
 from torchless.generation_config import GenerationConfig
 from torchless.sampling import Guess, draw, spread
+from torchless.step import Step
 from torchless.text import TOKENIZER
 
 if TYPE_CHECKING:
@@ -154,8 +156,8 @@ def _continue(decoder: Decoder, index: int, row: Row, drafter: Drafter) -> Itera
     cache = decoder.new_cache()
 
     @functools.lru_cache(maxsize=BOUND)
-    def bind(tokens: int) -> Step:
-        step = Step(decoder, cache, 0, 1, tokens, tokens)
+    def bind(tokens: int) -> Step | ConcatenatingStep:
+        step = decoder.step(cache, 0, 1, tokens, tokens)
         step.logits_positions[0] = range(tokens)
         return step
 

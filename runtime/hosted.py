@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 SHRINK = "memory.enable_memory_arena_shrinkage"
+GRAPH = "gpu_graph_id"
 PATIENCE = 10.0  # seconds that the interpreter's end waits for runs, which stop at their next operator
 
 _sessions: weakref.WeakSet[HostedSession] = weakref.WeakSet()
@@ -53,6 +54,7 @@ class HostedSession:
         self.allowance = None if limit is None or caches is None else Allowance(caches, limit)
         self._session: ort.InferenceSession | None = make()
         self._options, self._shrinking = run_options(), run_options()
+        self._graphs: dict[int, ort.RunOptions] = {}  # by number
         if shrinks:
             self._shrinking.add_run_config_entry(SHRINK, "cpu:0")
         self._grown = False  # since the arena was shrunk
@@ -93,12 +95,18 @@ class HostedSession:
         binding.made_by = session
         return binding
 
-    def run_with_iobinding(self, binding: ort.IOBinding, *, tokens: int = 0, more: bool = False) -> None:
-        """As InferenceSession.run_with_iobinding; see run. GenerationError for a text begun before a fork."""
+    def run_with_iobinding(
+        self, binding: ort.IOBinding, *, tokens: int = 0, more: bool = False, recorded: int | None = None
+    ) -> None:
+        """As InferenceSession.run_with_iobinding; see run. recorded: the number of a CUDA graph, to be recorded or
+        replayed, where the provider records them. GenerationError for a text begun before a fork."""
         session = self._opened
         if binding.made_by is not session:
             raise GenerationError("this text was begun before the process forked: begin it again in the child")
-        self._call(session.run_with_iobinding, (binding,), tokens, more)
+        if recorded is None:
+            self._call(session.run_with_iobinding, (binding,), tokens, more)
+        else:
+            self._run(session.run_with_iobinding, (binding,), self._replaying(recorded))
 
     def _call(self, run: Callable[..., Any], given: tuple[Any, ...], tokens: int, more: bool) -> Any:
         self._grown |= tokens > LARGE
@@ -134,9 +142,16 @@ class HostedSession:
                 _stay(me)
             _running.discard(me)
 
+    def _replaying(self, number: int) -> ort.RunOptions:
+        if number not in self._graphs:
+            options = self._graphs[number] = onnxruntime().RunOptions()
+            options.add_run_config_entry(GRAPH, str(number))
+        return self._graphs[number]
+
     def stop(self, now: bool) -> None:
         """Let runs end at their next operator, with an error; or no more."""
-        self._options.terminate = self._shrinking.terminate = now
+        for options in (self._options, self._shrinking, *self._graphs.values()):
+            options.terminate = now
 
     def leave_to_parent(self) -> None:
         """In a forked child: never close the parent's session, which would wait for threads that are not here."""

@@ -14,7 +14,7 @@ from torchless.decoder import Decoder
 from torchless.encoder import Encoder
 from torchless.errors import BundleError
 from torchless.manifest import EXPORT_AGAIN, Graph, Manifest
-from torchless.providers import choose_provider
+from torchless.providers import Asked, choose_provider
 from torchless.session import open_session
 from torchless.tasks import TASKS
 
@@ -60,13 +60,15 @@ class Probe:
         return probe
 
 
-def run_probe(bundle: Bundle, graph: Graph, probe: Probe, *, optimize: bool = True) -> list[Float]:
+def run_probe(
+    bundle: Bundle, graph: Graph, probe: Probe, *, provider: Asked = "cpu", optimize: bool = True
+) -> list[Float]:
     """The graph's output for each row: logits [S,V] of a decoder, an encoder's [S,..] or [..] for its row.
 
     A decoder reads half of each row at once and the rest token by token, all rows together; an encoder gets
     the rows as one padded batch. So every path that a user's text takes is in the comparison.
     """
-    session = open_session(bundle, graph, choose_provider("cpu"), optimize=optimize)
+    session = open_session(bundle, graph, choose_provider(provider), optimize=optimize)
     if bundle.manifest.cache is not None:
         return _run_decoder(Decoder(session, bundle), probe)
     encoder = Encoder(session, bundle, *TASKS[bundle.manifest.task].outputs)

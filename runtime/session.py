@@ -76,7 +76,7 @@ def open_session(
         shrinks=isinstance(given, CPU) and given.arena,
         limit=limit,
         caches=shares(bundle, graph, limit)[1] if limit is not None and isinstance(given, CPU) else None,
-        serial=isinstance(given, DirectML),
+        serial=isinstance(given, DirectML) or (isinstance(given, CUDA | TensorRT) and given.cuda_graph),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import standins
 import tiny
+from other_python import PATIENCE
 
 from torchless.export import export
 from torchless.manifest import MANIFEST
@@ -43,7 +44,10 @@ def environment(name: str, *packages: str) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
         command = [python, "-m", "pip", "install", "-q", "--only-binary=:all:", *packages, "numpy", "tokenizers"]
-        made = subprocess.run(command, capture_output=True, text=True)
+        try:
+            made = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            pytest.skip(f"pip takes more than {PATIENCE} s for {' '.join(packages)}")
         if made.returncode:
             pytest.skip(f"pip cannot install {' '.join(packages)}: {made.stderr[-300:]}")
         (folder / "ready").touch()

@@ -36,7 +36,8 @@ int cuDeviceGetAttribute(int *value, int kind, int device) {
   *value = kind == 75 ? 8 : kind == 76 ? 6 : 1; return 0; }
 """
 )
-# Memory is the host's. The properties are cudaDeviceProp's fields by offset: memory, and compute capability 8.6.
+# Memory is the host's. The properties are cudaDeviceProp's fields by offset: memory, compute capability 8.6, and 40
+# multiprocessors.
 RUNTIME_SOURCE = (
     ENVIRONMENT
     + """
@@ -59,7 +60,7 @@ int cudaGetDevice(int *n) { *n = 0; return 0; }
 int cudaGetDeviceProperties(char *p, int device) {
   memset(p, 0, 700); strcpy(p, "stand-in"); *(size_t *)(p + 288) = 16ull << 30; *(size_t *)(p + 296) = 49152;
   *(int *)(p + 304) = 65536; *(int *)(p + 308) = 32; *(int *)(p + 320) = 1024; *(int *)(p + 360) = 8;
-  *(int *)(p + 364) = 6; return 0; }
+  *(int *)(p + 364) = 6; *(int *)(p + 384) = 40; return 0; }
 int cudaDeviceGetAttribute(int *v, int kind, int device) {
   *v = kind == 75 ? 8 : kind == 76 ? 6 : kind == 16 ? 40 : kind == 10 ? 32 : kind == 97 ? 101376 : kind == 8 ? 49152
      : kind == 1 ? 1024 : 1; return 0; }
@@ -74,6 +75,8 @@ const char *cudaGetErrorString(int e) { return "stand-in"; }
 const char *cudaGetErrorName(int e) { return "stand-in"; }
 int cudaPointerGetAttributes(int *p, const void *x) { memset(p, 0, 32); p[0] = 2; return 0; }
 int cudaStreamIsCapturing(P s, int *v) { *v = 0; return 0; }
+int cudaStreamEndCapture(P s, P *graph) { return take(graph, 8); }
+int cudaGraphInstantiate(P *made, P graph, unsigned long flags) { return take(made, 8); }
 int cudaMemPoolCreate(P *p, P properties) { return take(p, 8); }
 static P handles[4];
 P *__cudaRegisterFatBinary(P binary) { return handles; }

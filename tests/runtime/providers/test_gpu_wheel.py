@@ -91,7 +91,7 @@ def test_tensorrts_options_are_all_taken_and_its_folder_is_the_users(
 ) -> None:
     # Options are read before anything is built: a process that dies, and raises nothing, has taken them all.
     for name in ("bert", "gpt"):
-        asked = {"TensorRT": {"fp16": True, "memory_limit": 1 << 30, "cuda_graph": True}}
+        asked = {"TensorRT": {"fp16": True, "memory_limit": 1 << 30, "cuda_graph": name == "gpt"}}
         standing_in(job(bundles[name], asked), XDG_CACHE_HOME=tmp_path, dies=True)
     assert len(list((tmp_path / "torchless" / "tensorrt").iterdir())) == 2
 
@@ -112,3 +112,18 @@ def test_what_the_driver_answers_is_told(
 ) -> None:
     (answer,) = standing_in(job(bundles["bert"], "cuda"), **variables)
     assert answer["error"] == "ProviderError" and said in answer["said"], answer
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_gpts_step_is_bound_to_the_device_and_its_cache_stays_there(
+    standing_in: Any, bundles: dict[str, Path], recorded: bool
+) -> None:
+    # Nothing computes: that every allocation, binding, copy and run is accepted is what this can show.
+    (answer,) = standing_in({**job(bundles["gpt fp16"], {"CUDA": {"cuda_graph": recorded}}), "steps": 4})
+    assert answer["places"] == ["cuda"] and answer["logits"] == [2, 320], answer
+    assert answer["records"] == recorded and answer["recorded"] == int(recorded)
+
+
+def test_cuda_graphs_are_for_decoders(standing_in: Any, bundles: dict[str, Path]) -> None:
+    (answer,) = standing_in(job(bundles["bert fp16"], {"CUDA": {"cuda_graph": True}}))
+    assert answer["error"] == "ProviderError" and "cuda_graph=True records the step of a GPT" in answer["said"]

@@ -9,6 +9,8 @@ import logging
 import os
 import sys
 
+import numpy as np
+
 import torchless
 from torchless.providers import Plugin
 
@@ -20,6 +22,23 @@ def asked(given):
         ((name, options),) = given.items()
         return (Plugin if name == "Plugin" else getattr(torchless, name))(**options)
     return given
+
+
+def stepped(decoder, count):
+    """Two rows read and continued; where their cache lies."""
+    cache = decoder.new_cache(2)
+    for row in (0, 1):
+        decoder.extend(cache, [5, 1, 4], row=row)
+    step = decoder.stepper(cache)
+    for _ in range(count):
+        logits = step([3, 4])
+    cache.reorder(np.array([1, 0]), 0)
+    return {
+        "places": sorted({buffer.device_name() for buffer in cache.buffers}),
+        "logits": logits.shape,
+        "records": decoder.device.records,
+        "recorded": len(decoder.device._numbers),
+    }
 
 
 def done(job):
@@ -37,6 +56,8 @@ def done(job):
     }
     if "ids" in job:
         found["ids"] = list(model(job["ids"], max_new_tokens=6).token_ids)
+    if "steps" in job:
+        found |= stepped(model.decoder, job["steps"])
     if "text" in job:
         found["scores"] = dict(model(job["text"]).scores)
     return found
