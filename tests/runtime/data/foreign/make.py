@@ -1,6 +1,8 @@
 """Exports tiny random models with optimum-onnx, and writes beside each what transformers answers.
 
 usage: make.py OUT    (pip install "optimum-onnx==0.1.0" "transformers<4.58" torch onnxruntime)
+
+gpt2-before holds the same gpt2 as optimum 1.23.3 with transformers 4.46.3 wrote it: main_export(…, legacy=True).
 """
 
 from __future__ import annotations
