@@ -35,6 +35,7 @@ ENCODERS = {
     "bert-classifier": "text-classification",
     "roberta-words": "fill-mask",
     "bert-spans": "question-answering",
+    "bert-choices": "multiple-choice",
     "distilbert-tokens": "token-classification",
 }
 
