@@ -132,5 +132,5 @@ class Encoder:
             raise TorchlessError(f"onnxruntime failed: {str(error).splitlines()[0][:400]}") from error
         found = np.asarray(outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1), np.float32)
         if self._as_choices:
-            return found.T  # [1,B] -> [B,1]
+            found = found.reshape(-1, 1)  # [1,B] -> [B,1]
         return found if self._pooling is None else pool(found, mask, self._pooling)
