@@ -2,6 +2,7 @@
 
 Random weights: 6 layers of width 256, 8 heads, 8,000 words; for every family that both exporters know. All three
 graphs run in torchless's runtime, in one interleaved run; speeds are medians, as ratios to the raw graph's.
+GPT-1 has no row: optimum-onnx 0.1.0 has no config for `openai-gpt` and refuses it.
 
 usage: python benchmarks/exporters.py [--rounds N] [--families NAME ...]
        (in an environment with optimum-onnx 0.1.0: pip install -e ".[cpu,optimum]")
@@ -56,6 +57,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "electra": (f"Electra{CLASSIFIER}", dict(embedding_size=128)),
     "albert": (f"Albert{WORDS}", dict(embedding_size=128)),
     "mpnet": ("MPNetModel", dict(max_position_embeddings=514, pad_token_id=1)),
+    "modernbert": (
+        f"ModernBert{CLASSIFIER}",
+        dict(local_attention=64, bos_token_id=2, cls_token_id=2, eos_token_id=3, sep_token_id=3),
+    ),
     "deberta-v2": (
         f"DebertaV2{CLASSIFIER}",
         dict(

@@ -46,6 +46,8 @@ def to_columns(draft: Draft, matrix: Matrix, steady: Mapping[str, Ends]) -> None
     scales = draft.add(f"{matrix.name}.int8.scale", scale)
     for i, node in enumerate(matrix.readers):
         x, y = node.input[0], node.output[0]
+        # Without the weights' zero, onnxruntime before 1.25 crashes in the precise mode, which moves each one.
+        zero_point = draft.add(f"{matrix.name}.int8.zero.{i}", np.int8(0))
         if i:  # a name a product: onnxruntime's precise mode would convert one that several read twice, and fail
             weight = draft.add_view(f"{matrix.name}.int8.{i}", codes.shape, of=f"{matrix.name}.int8")
         if x in steady:
@@ -53,7 +55,7 @@ def to_columns(draft: Draft, matrix: Matrix, steady: Mapping[str, Ends]) -> None
             pair = [draft.add(f"{x}.step", step), draft.add(f"{x}.zero", zero)]
             draft.before_readers(x, [_node("QuantizeLinear", [x, *pair], f"{x}.fixed.uint8")])
             bias = take_bias(draft, y)
-            inputs = [f"{x}.fixed.uint8", weight, pair[0], scales, pair[1], *(["", bias] if bias else [])]
+            inputs = [f"{x}.fixed.uint8", weight, pair[0], scales, pair[1], zero_point, *([bias] if bias else [])]
             draft.replace(node, [_node("MatMulIntegerToFloat", inputs, y, domain=CONTRIB)])
             continue
         floor = _floor(draft, x)
@@ -61,7 +63,7 @@ def to_columns(draft: Draft, matrix: Matrix, steady: Mapping[str, Ends]) -> None
         row_step = draft.add(f"uint8.step.{steps}", np.float32(1 / steps))
         middle = draft.add(f"uint8.zero.{steps}", np.uint8(128 if floor is None else 255 - steps))
         draft.before_readers(x, _quantize_rows(draft, x, floor, row_step, middle))
-        inputs = [f"{x}.uint8", weight, row_step, scales, middle]
+        inputs = [f"{x}.uint8", weight, row_step, scales, middle, zero_point]
         unscaled = _node("MatMulIntegerToFloat", inputs, f"{y}.unscaled", domain=CONTRIB)
         draft.replace(node, [unscaled, _node("Mul", [f"{y}.unscaled", f"{x}.largest"], y)])
 

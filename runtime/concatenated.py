@@ -60,19 +60,27 @@ class ConcatenatingStep:
 
     def _run(self, rows: Any, past: Any, given: Any, more: bool) -> Float:
         """Logits [b,S,V] of some rows, and their new keys and values into the cache."""
-        tokens, filled = self.input_ids.shape[1], int(past.max())
-        slots = np.arange(filled + tokens)
-        # Every row's past ends where the new tokens begin, so that distances are right for windows, too.
-        mask = (slots >= filled - past[:, None]) & (slots < filled + given[:, None])
-        feeds: dict[str, Any] = {
-            "input_ids": self.input_ids[rows],
-            "attention_mask": mask,
-            "position_ids": past[:, None] + np.arange(tokens),
-            BRANCH: np.array([filled > 0]),
-        }
+        ids = self.input_ids[rows]
+        tokens = ids.shape[1]
+        if tokens == 1 or not self._reads_ahead(int(past.max())):
+            return self._once(rows, ids, past, given, more)
+        one = np.ones_like(given)
+        steps = [self._once(rows, ids[:, i : i + 1], past + i, one, more or i + 1 < tokens) for i in range(tokens)]
+        return np.concatenate(steps, axis=1)
+
+    def _reads_ahead(self, filled: int) -> bool:
+        """Whether several tokens cannot be given at once, since each would see those after it."""
         decoder = self._decoder
-        takes = decoder.takes
-        feeds = {name: value.astype(takes[name], copy=False) for name, value in feeds.items() if name in takes}
+        if BRANCH in decoder.takes and not filled:
+            return False  # the branch for prompts
+        if decoder.reads_ahead is None:
+            decoder.reads_ahead = reads_ahead(decoder)
+        return decoder.reads_ahead
+
+    def _once(self, rows: Any, ids: Any, past: Any, given: Any, more: bool) -> Float:
+        """One run of the graph: ids [b,S] -> logits [b,S,V], new keys and values into the cache."""
+        decoder, tokens, filled = self._decoder, ids.shape[1], int(past.max())
+        feeds = _feeds(decoder, ids, past, given)
         buffers = [buffer for layer in self._cache.layers(self._first, self._last) for buffer in layer]
         for (name, _), buffer in zip(decoder.pasts, buffers, strict=True):
             feeds[name] = np.zeros((len(rows), buffer.shape[1], filled, buffer.shape[3]), buffer.dtype)
@@ -89,3 +97,43 @@ class ConcatenatingStep:
             for row, start, new in zip(rows, past, present[:, :, -tokens:], strict=True):
                 buffer[row, :, start : start + tokens] = new
         return np.asarray(outputs[0], np.float32)
+
+
+def reads_ahead(decoder: Decoder) -> bool:
+    """Whether a token of several on a past sees those after it.
+
+    The graph of a separate decoder "with past", and that branch of a merged one, is often traced with one token,
+    for which transformers makes no mask. Two rows begin alike and end unlike: are the first tokens' logits alike?
+    In one run, so that an activation's scale, which is the whole batch's in int8 graphs, is the same for both.
+    """
+    layout, tokens = decoder.layout, 8
+    ids = np.zeros((2, tokens), np.int64)
+    ids[1, 1:] = decoder.vocab_size - 1
+    past = np.ones(2, np.int64)
+    feeds = _feeds(decoder, ids, past, np.full(2, tokens))
+    nothing = np.zeros((2, layout.heads, 1, layout.head_size), decoder.cache_type)
+    feeds |= {name: nothing for name, _ in decoder.pasts}
+    try:
+        logits = decoder.session.run(["logits"], feeds, tokens=ids.size)[0]
+    except TorchlessError:
+        raise
+    except Exception:  # what takes no two rows, or no several tokens, still takes them one by one
+        return True
+    one, other = logits[:, 0].astype(np.float32)
+    return not np.allclose(one, other, rtol=0, atol=1e-3 * float(np.abs(one).max()))
+
+
+def _feeds(decoder: Decoder, ids: Any, past: Any, given: Any) -> dict[str, Any]:
+    """All that the graph reads but the past; past, given [B]: tokens before, and tokens that are no padding."""
+    filled, tokens = int(past.max()), ids.shape[1]
+    slots = np.arange(filled + tokens)
+    # Every row's past ends where the new tokens begin, so that distances are right for windows, too.
+    mask = (slots >= filled - past[:, None]) & (slots < filled + given[:, None])
+    feeds: dict[str, Any] = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": past[:, None] + np.arange(tokens),
+        BRANCH: np.array([filled > 0]),
+    }
+    takes = decoder.takes
+    return {name: value.astype(takes[name], copy=False) for name, value in feeds.items() if name in takes}

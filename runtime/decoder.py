@@ -55,6 +55,7 @@ class Decoder:
         inputs = ["input_ids", *(past for past, _ in self.pasts)]
         require(session, bundle, inputs, ["logits", *(present for _, present in self.pasts)])
         self.cache_type = _cache_type(session, bundle)
+        self.reads_ahead: bool | None = None  # of another tool's graph, once it was asked (concatenated.py)
         self.device = device_of(session) if self.layout.shared else None  # None: keys and values lie with numpy
 
     def new_cache(self, rows: int = 1, *, joined: int | None = None) -> KVCache:

@@ -61,6 +61,22 @@ def download(name: str, *, revision: str | None = None, file: str | None = None)
         raise _told(name, revision, error) from None
 
 
+def hub_state() -> dict[str, str | None]:
+    """For `torchless doctor`: what fetches, where to, how many models lie there, whether the hub may be asked."""
+    try:
+        import huggingface_hub
+        from huggingface_hub import constants
+    except ImportError:
+        return {"huggingface_hub": None}
+    cache = Path(constants.HF_HUB_CACHE)
+    return {
+        "huggingface_hub": huggingface_hub.__version__,
+        "cache": str(cache),
+        "models": str(len(list(cache.glob("models--*")))),
+        "offline": "yes (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "no",
+    }
+
+
 def _cached(hub: Any, name: str, revision: str | None) -> Path:
     """The snapshot that was downloaded once. Not snapshot_download's, which wants every file of the repository."""
     for file in (MANIFEST, "config.json"):

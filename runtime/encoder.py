@@ -54,6 +54,8 @@ class Encoder:
         require(session, bundle, () if self._decoder else INPUTS[:2], self.outputs)
         # Not every family knows segments; other tools' graphs may take ids of 32 bits.
         self.takes = {value.name: NUMPY_TYPES.get(value.type) for value in session.get_inputs()}
+        # Optimum's graph for multiple choice takes [B,choices,S]: here the rows are the choices of one question.
+        self._as_choices = any(value.name == INPUTS[0] and len(value.shape) == 3 for value in session.get_inputs())
 
     def __call__(self, encodings: Sequence[Encoding], batching: Batching) -> Iterator[tuple[int, Float]]:
         """Yield (index, output of that text) for all texts, in no particular order.
@@ -118,7 +120,7 @@ class Encoder:
         if self._decoder is not None:
             return self._decoder.last(ids, mask.sum(axis=1), more=more)
         feeds = {
-            name: given.astype(self.takes[name], copy=False)
+            name: (given[None] if self._as_choices else given).astype(self.takes[name], copy=False)
             for name, given in zip(INPUTS, (ids, mask, types), strict=True)
             if name in self.takes
         }
@@ -129,4 +131,6 @@ class Encoder:
         except Exception as error:
             raise TorchlessError(f"onnxruntime failed: {str(error).splitlines()[0][:400]}") from error
         found = np.asarray(outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=-1), np.float32)
+        if self._as_choices:
+            found = found.reshape(-1, 1)  # [1,B] -> [B,1]
         return found if self._pooling is None else pool(found, mask, self._pooling)

@@ -19,13 +19,17 @@ from torchless.errors import ProviderError
 PRECISE_MODE = "session.x64quantprecision"  # onnxruntime then keeps signed weights as unsigned ones
 
 # y[M,60] = (a[M,64] - 128) w, each row of w being 68, 69, ..., 127: Expand (folded at load) and
-# MatMulIntegerToFloat. In bytes, because the runtime has no onnx; tests/test_exactness.py builds it anew.
+# MatMulIntegerToFloat, with the weights' zero: for one without, the precise mode of onnxruntime before 1.25 reads
+# past its inputs and ends the process. In bytes, as the runtime has no onnx; tests/test_exactness.py builds it.
 _PROBE = (
-    b'\x08\n:\x85\x02\n\x17\n\x03row\n\x05shape\x12\x01w"\x06Expand\n>\n\x01a\n\x01w\n\x03one\n\x03one\n\x04zero'
+    b'\x08\n:\x98\x02\n\x17\n\x03row\n\x05shape\x12\x01w"\x06Expand\nD'
+    b"\n\x01a\n\x01w\n\x03one\n\x03one\n\x04zero\n\x04none"
     b'\x12\x01y"\x14MatMulIntegerToFloat:\rcom.microsoft\x12\x05probe*I\x08\x01\x08<\x10\x03B\x03rowJ<'
-    b"DEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~\x7f*\x0f\x08\x02\x10\x07:\x02@<B\x05shape"
-    b'*\r\x10\x01"\x04\x00\x00\x80?B\x03one*\x0c\x10\x02*\x02\x80\x01B\x04zeroZ\x14\n\x01a\x12\x0f\n\r\x08\x02'
-    b"\x12\t\n\x03\x12\x01M\n\x02\x08@b\x14\n\x01y\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01M\n\x02\x08<"
+    b"DEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~\x7f"
+    b'*\x0f\x08\x02\x10\x07:\x02@<B\x05shape*\r\x10\x01"\x04\x00\x00\x80?B\x03one'
+    b"*\x0c\x10\x02*\x02\x80\x01B\x04zero*\x0b\x10\x03*\x01\x00B\x04none"
+    b"Z\x14\n\x01a\x12\x0f\n\r\x08\x02\x12\t\n\x03\x12\x01M\n\x02\x08@"
+    b"b\x14\n\x01y\x12\x0f\n\r\x08\x01\x12\t\n\x03\x12\x01M\n\x02\x08<"
     b"B\x04\n\x00\x10\x14B\x11\n\rcom.microsoft\x10\x01"
 )
 _TERMS, _WEIGHTS = 64, np.arange(68, 128)

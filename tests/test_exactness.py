@@ -44,13 +44,16 @@ def probe() -> bytes:
     """The model inside exactness.py: the largest uint8 times large int8, 64 terms a sum."""
     nodes = [
         helper.make_node("Expand", ["row", "shape"], ["w"]),
-        helper.make_node("MatMulIntegerToFloat", ["a", "w", "one", "one", "zero"], ["y"], domain="com.microsoft"),
+        helper.make_node(
+            "MatMulIntegerToFloat", ["a", "w", "one", "one", "zero", "none"], ["y"], domain="com.microsoft"
+        ),
     ]
     constants = [
         helper.make_tensor("row", TensorProto.INT8, [1, 60], bytes(range(68, 128)), raw=True),
         helper.make_tensor("shape", TensorProto.INT64, [2], [64, 60]),
         helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
         helper.make_tensor("zero", TensorProto.UINT8, [], [128]),
+        helper.make_tensor("none", TensorProto.INT8, [], [0]),
     ]
     a = helper.make_tensor_value_info("a", TensorProto.UINT8, ["M", 64])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["M", 60])

@@ -8,9 +8,11 @@ import os
 import platform
 from typing import Any
 
+from torchless.download import hub_state
 from torchless.errors import TorchlessError
 from torchless.providers import BY_NAME, nvidia, plugins, wheels
 from torchless.providers.causes import why_not
+from torchless.providers.options import Options, Plugin
 from torchless.version import __version__
 
 OPTIONAL = ("onnx", "safetensors", "torch", "transformers")
@@ -23,6 +25,7 @@ RECIPES = {
     "directml": "fp16",
     "coreml": "export --dialect all",
 }
+PLUGIN = "export --dialect all"
 
 
 def add(commands: Any) -> None:
@@ -45,7 +48,7 @@ def act(args: argparse.Namespace) -> None:
             value = ", ".join(value) or "none"
         elif name in ("providers", "recipes"):
             for key, text in value.items():
-                print(f"{f'{name[:-1]} {key}':22}{text}")
+                print(f"{f'{name[:-1]} {key}':21} {text}")
             continue
         elif isinstance(value, dict):
             value = ", ".join(f"{key} {version or 'missing'}" for key, version in value.items())
@@ -63,6 +66,7 @@ def examine() -> dict[str, Any]:
         "driver": nvidia.driver_version() or "no driver of NVIDIA",
         "gpus": [f"{gpu.name}, {gpu.memory / 2**30:.0f} GiB, {gpu.capability}" for gpu in nvidia.gpus()],
         "for_export": {name: wheels.version_of(name) for name in OPTIONAL},
+        "hub": hub_state(),
         "cores": os.cpu_count(),
     }
     advice = []
@@ -78,10 +82,10 @@ def examine() -> dict[str, Any]:
         by_name = {kind.ort_name: name for name, kind in BY_NAME.items()}
         found["threads"] = default_threads() or "one a physical core"
         found["providers_in_wheel"] = [by_name.get(p, p) for p in ort.get_available_providers()]
-        causes = {name: _why_not(name) for name in BY_NAME}
+        causes = {name: _why_not(kind()) for name, kind in BY_NAME.items()} | _plugins(set(by_name))
         found["providers"] = {name: cause or "usable" for name, cause in causes.items()}
         found["providers_usable"] = [name for name, cause in causes.items() if cause is None]
-        found["recipes"] = {name: RECIPES[name] for name in found["providers_usable"]}
+        found["recipes"] = {name: RECIPES.get(name, PLUGIN) for name in found["providers_usable"]}
         saturates = signed_int8_saturates()
         found["int8"] = (
             "16-bit sums saturate here: int8 bundles run in the precise mode" if saturates else "exact and fast"
@@ -92,8 +96,19 @@ def examine() -> dict[str, Any]:
     return found
 
 
-def _why_not(name: str) -> str | None:
+def _plugins(known: set[str]) -> dict[str, str | None]:
+    """Of the providers that plugin packages bring, by onnxruntime's name, but for those of names of ours."""
+    found: dict[str, str | None] = {}
+    for package in plugins.packages():
+        try:
+            found |= {name: _why_not(Plugin(name)) for name in plugins.provider_names(package) if name not in known}
+        except Exception as error:
+            found[package.name] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def _why_not(options: Options) -> str | None:
     try:
-        return why_not(BY_NAME[name]())
+        return why_not(options)
     except Exception as error:  # a broken package is a finding, whatever it raises
         return f"{type(error).__name__}: {error}"

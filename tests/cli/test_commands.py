@@ -174,7 +174,8 @@ def test_doctor_tells_the_versions_and_never_fails(shell: Shell, monkeypatch: py
     assert found["torchless"] == torchless.__version__ and found["providers_usable"] == ["cpu"]
     assert found["providers"].keys() == BY_NAME.keys() and "pip install" in found["providers"]["cuda"]
     assert found["recipes"].keys() == {"cpu"} and (found["gpus"], found["plugins"]) == ([], [])
-    assert "provider tensorrt     onnxruntime " in shell("doctor")[1]
+    assert found["hub"]["huggingface_hub"] and found["hub"]["offline"][:3] in ("no", "yes")
+    assert "provider tensorrt     onnxruntime " in (said := shell("doctor")[1]) and f"hub{' ' * 19}hugg" in said
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     code, out, err = shell("doctor")
     assert (code, err) == (0, "") and "onnxruntime is not installed: pip install" in out

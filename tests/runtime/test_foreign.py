@@ -35,6 +35,7 @@ ENCODERS = {
     "bert-classifier": "text-classification",
     "roberta-words": "fill-mask",
     "bert-spans": "question-answering",
+    "bert-choices": "multiple-choice",
     "distilbert-tokens": "token-classification",
 }
 
@@ -194,46 +195,35 @@ def test_variants_of_transformers_js_are_found_and_chosen_by_name(copied: Callab
         torchless.load(folder, file="nope")
 
 
-def test_a_merged_decoder_with_a_branch_for_its_cache_is_run(copied: Callable[[str], Path]) -> None:
-    """As optimum merged decoders for years, and transformers.js still loads: If(use_cache_branch)."""
+@pytest.mark.parametrize("file", ["decoder_model_merged", "decoder_with_past_model"])
+def test_decoders_of_optimum_before_2025_equal_transformers(file: str, copied: Callable[[str], Path]) -> None:
+    """Merged, with an If(use_cache_branch), as transformers.js has them; and apart, with a past, for one token.
+
+    Neither masks the tokens of a step on a past from those after them.
+    """
     folder = copied("gpt2")
-    model = onnx.load(folder / "model.onnx")
-    graph = model.graph
-    branch = onnx.helper.make_tensor_value_info("use_cache_branch", onnx.TensorProto.BOOL, [1])
-    outputs = [value.name for value in graph.output]
-    bodies = []
-    for which in ("then", "else"):
-        body = onnx.helper.make_graph([], which, [], [])
-        for node in graph.node:
-            copy = body.node.add()
-            copy.CopyFrom(node)
-            for names in (copy.input, copy.output):
-                for i, name in enumerate(names):
-                    inner = name and name not in inputs_of(graph)
-                    names[i] = f"{which}/{name}" if inner else name
-        for value in graph.output:
-            made = body.output.add()
-            made.CopyFrom(value)
-            made.name = f"{which}/{value.name}"
-        bodies.append(body)
-    choice = onnx.helper.make_node(
-        "If", ["use_cache_branch"], outputs, then_branch=bodies[0], else_branch=bodies[1]
-    )
-    del graph.node[:]
-    graph.node.append(choice)
-    graph.input.append(branch)
-    onnx.save(model, folder / "decoder_model_merged.onnx")
+    shutil.copy(EXPORTS / "gpt2-before" / f"{file}.onnx", folder)
     (folder / "model.onnx").unlink()
     bundle, session = opened(folder)
     decoder = Decoder(session, bundle)
+    for ids, wanted in zip(expected("gpt2", "ids"), expected("gpt2"), strict=True):
+        whole = decoder.extend(decoder.new_cache(), ids, keep=range(len(ids)))
+        assert tiny.furthest(whole, wanted) < TOLERANCE
+        cache = decoder.new_cache()
+        cuts = (ids[:7], ids[7:8], ids[8:]) if len(ids) > 8 else (ids[:1], ids[1:])
+        pieces = [decoder.extend(cache, part, keep=range(len(part))) for part in cuts]
+        assert tiny.furthest(np.concatenate(pieces), wanted) < TOLERANCE
     ids, wanted = expected("gpt2", "ids")[0], expected("gpt2")[0]
-    cache = decoder.new_cache()
-    pieces = [decoder.extend(cache, part, keep=range(len(part))) for part in (ids[:7], ids[7:])]
-    assert tiny.furthest(np.concatenate(pieces), wanted) < TOLERANCE
-
-
-def inputs_of(graph: Any) -> set[str]:
-    return {value.name for value in graph.input} | {value.name for value in graph.initializer}
+    lengths = np.array([40, 3, 17])
+    last = decoder.last(np.stack([np.where(np.arange(40) < length, ids, 9) for length in lengths]), lengths)
+    assert tiny.furthest(last, wanted[lengths - 1]) < TOLERANCE
+    with torchless.load(folder) as gpt:
+        prompt, greedy = ids[:20].tolist(), expected("gpt2", "greedy")[0].tolist()
+        found = list(gpt(prompt, max_new_tokens=25).token_ids)
+        assert found == greedy[: len(found)] and (len(found) == 25 or greedy[len(found) - 1] == 0)
+        adopt(folder, folder.parent / "bundle")
+        with torchless.load(folder.parent / "bundle") as bundled:
+            assert list(bundled(prompt, max_new_tokens=25).token_ids) == found
 
 
 def test_adopted_it_is_a_bundle_that_can_be_verified(

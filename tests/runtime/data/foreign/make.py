@@ -1,6 +1,8 @@
 """Exports tiny random models with optimum-onnx, and writes beside each what transformers answers.
 
 usage: make.py OUT    (pip install "optimum-onnx==0.1.0" "transformers<4.58" torch onnxruntime)
+
+gpt2-before holds the same gpt2 as optimum 1.23.3 with transformers 4.46.3 wrote it: main_export(…, legacy=True).
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ MODELS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "fill-mask",
     ),
     "bert-spans": ("Bert", "ForQuestionAnswering", SMALL, "question-answering"),
+    "bert-choices": ("Bert", "ForMultipleChoice", SMALL, "multiple-choice"),
     "distilbert-tokens": (
         "DistilBert", "ForTokenClassification",
         dict(vocab_size=320, dim=16, n_layers=1, n_heads=2, hidden_dim=24, num_labels=5),
@@ -71,8 +74,9 @@ def expected(model: Any, task: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for number, length in enumerate((40, 3, 17)):
         ids = np.random.default_rng(length).integers(4, 320, length)
+        given = torch.tensor(ids[None])
         with torch.no_grad():
-            answer = model(torch.tensor(ids[None]))
+            answer = model(given[None] if task == "multiple-choice" else given)
         if "start_logits" in answer:
             output = torch.stack([answer.start_logits, answer.end_logits], -1)
         else:
