@@ -68,7 +68,8 @@ class Choice:
         self.job, self.budget, self.folder, self.told = job, budget, folder, told
         self.timed = recipe is None and budget.target is None
         self.named = recipe is not None
-        self.recipes = [recipe] if recipe is not None else budget.recipes(decodes=job.decodes)
+        tried = [recipe] if recipe is not None else budget.recipes(decodes=job.decodes)
+        self.recipes = [job.fit(one) for one in tried]  # so that a mixture is one of what the model gets
         self.tried: list[Candidate] = []
 
     def find(self) -> Candidate:
@@ -196,7 +197,7 @@ class Choice:
         self.told.progress(f"quantizing ({name})", 0, 1)
         folder = self.folder / name
         folder.mkdir(parents=True)
-        candidate = Candidate(recipe, self.job.write(folder, self.job.fit(recipe)), rank)
+        candidate = Candidate(recipe, self.job.write(folder, recipe), rank)
         self.tried.append(candidate)
         return candidate
 

@@ -14,7 +14,7 @@ from torchless.errors import InputError, QuantizationError
 from torchless.manifest import FileEntry, Graph
 from torchless.quantize.data import Example, read_examples, sample
 from torchless.quantize.measure import compare
-from torchless.quantize.recipes import Dialect, Recipe, for_encoder
+from torchless.quantize.recipes import Dialect, Recipe, for_decoder, for_encoder
 from torchless.text import Text, check_pair, check_text
 from torchless.writing import seal
 
@@ -52,7 +52,9 @@ class Job:
 
     def fit(self, recipe: Recipe) -> Recipe:
         """The recipe as it is for this family."""
-        return recipe if self.decodes else for_encoder(recipe)
+        if not self.decodes:
+            return for_encoder(recipe)
+        return for_decoder(recipe, (matrix.name for matrix in self.matrices()))
 
     def write(self, folder: Path, recipe: Recipe) -> Bundle:
         """Fill an empty folder with the quantized bundle, checked against the source."""

@@ -8,7 +8,7 @@ embeddings, of positions and segments; the `body` is every other product.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -23,6 +23,7 @@ METHODS = ("nearest", "search", "gptq")
 RANGES = ("minmax", "percentile", "entropy")
 FLOATS = (16, 32)
 DIALECTS = ("fused", "standard")
+GATED = "*.gate_up.weight"  # the first product of a Llama's feed-forward: half of what its layers weigh
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Recipe:
     tables: Blocks | Keep
     why: str = ""
     encoder: Recipe | None = None  # what an encoder gets, where that is something else
+    gated: Recipe | None = None  # what a decoder of the Llama layout gets, where that is something else
     migrate: float | None = None
     matrices: Mapping[str, Scheme] = field(default_factory=dict)
     floats: Floats = 32
@@ -156,6 +158,18 @@ RECIPES = {
             "row, all that a head sees, blocks are faster (768 x 3072, 2 threads). Migration takes MiniLM's error "
             "from 0.0032 to 0.0009; measured ranges where rows are alike take it to 0.0013 and save a sixth of the "
             "time.",
+            gated=Recipe(
+                "int8",
+                body=Blocks(8, 32),
+                ends=Blocks(8, 128),
+                tables=Blocks(8, 128),
+                migrate=0.6,
+                matrices={GATED: Columns()},
+                why="The first token, on which attention rests, is hundreds of times louder in two channels than "
+                "in the others: one scale a row makes its value 10 % wrong, for every token that looks at it. What "
+                "the gate gives is as spiky. Blocks keep that to some channels. SmolLM2 loses 5 % of perplexity "
+                "with columns everywhere, half a per cent with them here alone.",
+            ),
         ),
         Recipe(
             "int8-block",
@@ -257,3 +271,10 @@ RECIPES = {
 
 def for_encoder(recipe: Recipe) -> Recipe:
     return recipe.encoder or recipe
+
+
+def for_decoder(recipe: Recipe, matrices: Iterable[str]) -> Recipe:
+    """matrices: the names of the model's."""
+    if recipe.gated is None or not any(fnmatchcase(name, GATED) for name in matrices):
+        return recipe
+    return recipe.gated

@@ -167,6 +167,16 @@ def test_a_named_recipe_climbs_until_it_holds_even_to_float(gpt_bundle, tmp_path
     assert made.manifest.files == read_bundle(tmp_path / "out").manifest.files
 
 
+def test_an_encoders_mixture_is_of_what_an_encoder_gets(bert_bundles, tmp_path, scripted):
+    def loss(bundle):
+        return 0.2 - 0.01 * len(bundle.manifest.recipe.get("matrices", {}))
+
+    scripted({}, {"int4": 0.3, "int4-mixed": loss})
+    record = chosen(bert_bundles["text-classification"], tmp_path, recipe="int4", data=DATA, max_loss=0.185)
+    assert record["name"] == "int4-mixed" and len(record["matrices"]) == 2
+    assert (record["body"]["size"], record["migrate"]) == (32, 0.4)
+
+
 def test_a_recipe_that_fails_up_to_its_last_matrix_has_a_nearest(gpt_bundle, tmp_path, scripted):
     scripted({}, {"int8": 0.3, "int8-mixed": 0.2})
     message = r"the recipe int8 does not hold a loss of 1 %: the nearest is int8-mixed .*: pass max_loss=0\.2$"
