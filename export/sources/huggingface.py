@@ -32,7 +32,7 @@ from torchless.export.weights import Read, Weights
 def from_folder(folder: Path, tokenizer: object) -> Source:
     if not folder.is_dir():
         raise ExportError(
-            f"{folder} is not a folder: give the folder that save_pretrained wrote, or nanoGPT's ckpt.pt"
+            f"{folder} is not a folder: give the folder that save_pretrained wrote, FILE.gguf, or nanoGPT's ckpt.pt"
         )
     config = read_json(folder / CONFIG)
     files = {CONFIG: (folder / CONFIG).read_bytes()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -31,6 +32,9 @@ def converse(model: Any, lines: Iterable[Item], settings: dict[str, Any], as_jso
             f"{flags} is not for a conversation: leave it out, or add --json-lines to ask prompt by prompt"
         )
     model.stream_chat([{"role": "user", "content": ""}], **settings).close()  # checks the settings, asks nothing
+    if sys.stdin is not None and sys.stdin.isatty():
+        leave = "Ctrl-Z and Enter" if sys.platform == "win32" else "Ctrl-D"
+        print(f"Ctrl-C ends an answer, {leave} the conversation.", file=sys.stderr)
     messages: list[dict[str, str]] = []
     for line in lines:
         messages.append({"role": "user", "content": line["prompt"]})

@@ -91,4 +91,6 @@ def act(args: argparse.Namespace) -> None:
     bundle = read_bundle(out)
     parity = bundle.manifest.parity
     checked = f"; differs from {parity['against']} by at most {parity['max_abs_error']:.1e}" if parity else ""
+    if parity and (exact := parity.get("exact_max_abs_error")) is not None:
+        checked += f", {exact:.1e} where activations are not rounded to 8 bits (--precision exact)"
     print(f"{out}: {bundle.manifest.task}, {bundle.size / 1e6:.1f} MB{checked}")

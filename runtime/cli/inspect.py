@@ -52,7 +52,9 @@ def act(args: argparse.Namespace) -> None:
     if manifest.parity:
         error, against = manifest.parity.get("max_abs_error"), manifest.parity.get("against")
         shown = f"{error:.2g}" if isinstance(error, int | float) else str(error)
-        rows.append(("checked", f"differs from {against} by at most {shown}"))
+        exact = manifest.parity.get("exact_max_abs_error")  # of blocks that were carried over
+        more = f", {exact:.2g} with activations in float32" if isinstance(exact, int | float) else ""
+        rows.append(("checked", f"differs from {against} by at most {shown}{more}"))
     for name, entry in manifest.files.items():
         sealed = f"  sha256 {entry.sha256[:12]}..." if entry.sha256 else ""
         rows.append(("file", f"{name}  {entry.size / 1e6:.3f} MB{sealed}"))

@@ -50,7 +50,6 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "prompt_cache_options": (({},), NOT_HERE),
     "prompt_cache_retention": ((), NOT_HERE),
 }
-COMPLETION_ONLY = ("suffix",)
 
 
 @dataclass(frozen=True)

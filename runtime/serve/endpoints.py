@@ -234,7 +234,7 @@ class Encoding(Endpoint):
                 except TorchlessError as error:
                     raise of_error(error, "input") from None
                 except RequestError:
-                    if cancelled.is_set():
+                    if cancelled.is_set() and not house.stopped:
                         raise GoneError from None
                     raise
 

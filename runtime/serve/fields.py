@@ -34,6 +34,8 @@ def _constant(name: str) -> NoReturn:
 
 def kind(value: Any) -> str:
     """What a value is called in JSON."""
+    if value == []:
+        return "an empty array"
     names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from torchless.errors import InputError, TorchlessError
+from torchless.batching import Batching
+from torchless.errors import CancelledError, InputError, TorchlessError
 from torchless.generation_config import GenerationConfig
 from torchless.model import Fit, Model
 from torchless.serve.asking import Asked
@@ -24,7 +25,6 @@ from torchless.tasks.text_generation import TextGeneration
 
 T = TypeVar("T")
 
-BLOCK = 32  # texts that are read before somebody looks whether the caller is still there
 PREPARING = 2  # threads that make token ids of prompts
 
 
@@ -82,7 +82,8 @@ class Reading(House):
 
     def __init__(self, name: str, model: Model, options: Options) -> None:
         super().__init__(name, model, 1 + options.queue, 1)
-        self._stopped = threading.Event()
+        self.stopped = False
+        self._reading: threading.Event | None = None  # cancels the request that is read
 
     async def read(
         self, texts: Sequence[Any], cancelled: threading.Event, **settings: Any
@@ -90,19 +91,22 @@ class Reading(House):
         """What the model says of each text, and how many tokens they are. Ends early once `cancelled`."""
 
         def work() -> tuple[list[Any], int]:
-            found, tokens, fit = list[Any](), 0, Fit(settings.get("truncation", False))
-            for start in range(0, len(texts), BLOCK):
-                if cancelled.is_set() or self._stopped.is_set():
-                    raise stopping()
-                block = list(texts[start : start + BLOCK])
-                found += list(self.model(block, **settings))  # type: ignore[operator]
-                tokens += sum(len(self.model.encode(text, fit).ids) for text in block)
-            return found, tokens
+            self._reading = cancelled
+            if self.stopped:
+                raise stopping()
+            fit, batching = Fit(settings.get("truncation", False)), Batching(cancel=cancelled)
+            try:
+                found = self.model(list(texts), cancel=cancelled, **settings)  # type: ignore[operator]
+                return list(found), sum(len(self.model.encode(text, fit).ids) for text in batching.each(texts))
+            except CancelledError:
+                raise stopping() from None
 
         return await self.run(work)
 
     def stop(self) -> None:
-        self._stopped.set()
+        self.stopped = True
+        if self._reading is not None:
+            self._reading.set()
         super().stop()
 
 

@@ -51,7 +51,7 @@ class Options:
         if not self.host or (not self.local and not self.allow_remote):
             raise InputError(
                 f"host={self.host!r} can be reached from other machines: pass allow_remote=True if you want that, "
-                "and an api_key"
+                "with api_key="
             )
 
     @property

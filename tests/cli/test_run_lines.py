@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,6 +158,20 @@ def test_what_a_conversation_cannot_take_is_asked_prompt_by_prompt(
     code, out, err = shell("run", gpt_bundle, "-i", *options, given=given)
     texts = [gpt(text, num_beams=2, return_full_text=True, max_new_tokens=5).text for text in ("The union", "A")]
     assert (code, out, err) == (0, "".join(f"{text}\n" for text in texts), "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudoterminals of this kind")
+def test_a_conversation_at_a_terminal_says_how_it_ends(gpt_bundle: Path) -> None:
+    import pty
+
+    ours, its = pty.openpty()
+    command = [sys.executable, "-m", "torchless.cli", "run", gpt_bundle, "-i", "--max-new-tokens", "3"]
+    with subprocess.Popen(command, stdin=its, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        os.write(ours, b"The union\n\x04")
+        out, err = running.communicate(timeout=60)
+    os.close(ours), os.close(its)
+    assert running.returncode == 0 and out.startswith("> ") and out.count("> ") == 2
+    assert err == "Ctrl-C ends an answer, Ctrl-D the conversation.\n"
 
 
 def test_a_checkpoint_that_is_not_there_is_said_before_torch_is_asked_for(

@@ -175,6 +175,18 @@ def test_streams_hear_that_the_server_stops(models: Any) -> None:
         client_of(running).models.list()
 
 
+def test_a_list_that_is_read_ends_with_the_server_and_its_caller_hears_of_it(models: Any) -> None:
+    from torchless.serve import Options, server
+
+    asked = {"model": "spam", "input": ["free money " * 40] * 2048, "truncation": True}
+    with server(models, Options()) as running, httpx.Client(base_url=running.url, timeout=60) as http:
+        started = time.monotonic()
+        threading.Timer(0.3, running.stop).start()
+        refused = http.post("/v1/classifications", json=asked)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "stopping")
+        assert time.monotonic() - started < 4  # of stop_timeout, 5
+
+
 def test_an_idle_server_takes_no_time_of_the_processor(serve: Any, client: openai.OpenAI) -> None:
     serve()
     time.sleep(0.2)

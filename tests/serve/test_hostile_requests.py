@@ -44,7 +44,7 @@ def wire(running: Any, *parts: bytes, wait: float = 5.0) -> bytes:
 BODIES = {
     "": "not JSON",
     "{": "not JSON",
-    "[]": "an array",
+    "[]": "an empty array",
     "3": "a number",
     '"a"': "a string",
     "null": "null",
@@ -58,7 +58,7 @@ BODIES = {
     '{"model": "gpt"}': "prompt: missing",
     '{"model": ["gpt"], "prompt": "a"}': "model is an array",
     '{"model": "gpt", "prompt": {"a": 1}}': "prompt is an object",
-    '{"model": "gpt", "prompt": []}': "prompt is an array",
+    '{"model": "gpt", "prompt": []}': "prompt is an empty array",
     '{"model": "gpt", "prompt": [[]]}': "prompt is an array",
     '{"model": "gpt", "prompt": [1, "a"]}': "prompt is an array",
     '{"model": "gpt", "prompt": [true]}': "prompt is an array",
