@@ -89,7 +89,7 @@ def export(
 
         own = {
             "head": head, "tokenizer": tokenizer, "pooling": pooling, "normalize": normalize,
-            "context_length": context_length,
+            "context_length": context_length, "precision": None if precision == "carry" else precision,
         }  # fmt: skip
         if given := [name for name, value in own.items() if value is not None]:
             raise ExportError(
@@ -100,6 +100,8 @@ def export(
     if precision not in ("carry", "exact", "fp32"):
         raise ExportError(f"precision={precision!r} is unknown (known: carry, exact, fp32)")
     opened = open_source(source, tokenizer)
+    if precision == "exact" and not opened.blocks:
+        raise ExportError(f"precision='exact' is for blocks of a GGUF file, and {opened.where} has none: leave it out")
     if precision == "fp32":
         opened = dataclasses.replace(opened, blocks={}, precision="fp32")
     elif precision == "exact":

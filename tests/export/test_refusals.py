@@ -216,3 +216,12 @@ def test_a_head_that_cannot_do_the_task_is_refused(
 def test_a_head_of_one_label_named_entailment_is_no_head_for_inference(tmp_path: Path) -> None:
     model = tiny.bert("text-classification", id2label={0: "entailment"}, label2id={"entailment": 0})
     tiny.refused(model, "this one has entailment", tmp_path, task="zero-shot-classification")
+
+
+def test_a_precision_of_gguf_blocks_is_refused_where_there_are_none(
+    classifier_folder: Path, tmp_path: Path
+) -> None:
+    tiny.refused(classifier_folder, "precision='exact' is for blocks of a GGUF file, and .* has none", tmp_path,
+                 precision="exact")  # fmt: skip
+    match = "precision is for the direct exporter: leave it out"
+    tiny.refused(classifier_folder, match, tmp_path, precision="fp32", exporter="optimum")
