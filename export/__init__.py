@@ -101,7 +101,9 @@ def export(
         raise ExportError(f"precision={precision!r} is unknown (known: carry, exact, fp32)")
     opened = open_source(source, tokenizer)
     if precision == "exact" and not opened.blocks:
-        raise ExportError(f"precision='exact' is for blocks of a GGUF file, and {opened.where} has none: leave it out")
+        raise ExportError(
+            f"precision='exact' is for blocks of a GGUF file, and {opened.where} has none: leave it out"
+        )
     if precision == "fp32":
         opened = dataclasses.replace(opened, blocks={}, precision="fp32")
     elif precision == "exact":
