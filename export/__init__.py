@@ -100,7 +100,7 @@ def export(
     if precision not in ("carry", "exact", "fp32"):
         raise ExportError(f"precision={precision!r} is unknown (known: carry, exact, fp32)")
     opened = open_source(source, tokenizer)
-    if precision == "exact" and not opened.blocks:
+    if precision == "exact" and (opened.folder is not None or opened.module is not None):
         raise ExportError(
             f"precision='exact' is for blocks of a GGUF file, and {opened.where} has none: leave it out"
         )
