@@ -20,7 +20,7 @@ from torchless.manifest import EXPORT_AGAIN, Graph
 from torchless.ort import onnxruntime
 from torchless.providers import refusals
 from torchless.providers.choose import Provider
-from torchless.providers.options import CPU, CUDA, DirectML, OpenVINO, Plugin, TensorRT
+from torchless.providers.options import CPU, CUDA, DirectML, OpenVINO, Plugin, TensorRT, records
 from torchless.providers.placement import RECORD
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def open_session(
         shrinks=isinstance(given, CPU) and given.arena,
         limit=limit,
         caches=shares(bundle, graph, limit)[1] if limit is not None and isinstance(given, CPU) else None,
-        serial=isinstance(given, DirectML) or (isinstance(given, CUDA | TensorRT) and given.cuda_graph),
+        serial=isinstance(given, DirectML) or records(given),
     )
 
 

@@ -13,7 +13,7 @@ from torchless.log import log
 from torchless.manifest import Graph
 from torchless.providers.causes import why_not
 from torchless.providers.choose import Asked, Provider, asked_for, choose_graph, make_provider, none_of
-from torchless.providers.options import CPU, CUDA, Options, TensorRT, limited
+from torchless.providers.options import CPU, limited, records
 from torchless.providers.placement import read_placement
 from torchless.session import open_session
 
@@ -56,7 +56,7 @@ def open_first(bundle: Bundle, settings: Settings) -> Opened:
             if cause is not None:
                 raise ProviderError(cause)
             provider = make_provider(one, auto=auto, passed_over=causes)
-            if _records(one) and (bundle.manifest.cache is None or not bundle.manifest.cache.shared):
+            if records(one) and (bundle.manifest.cache is None or not bundle.manifest.cache.shared):
                 raise ProviderError(
                     f"cuda_graph=True records the step of a GPT with a shared cache, and {bundle.path} has none: "
                     "leave it off"
@@ -68,10 +68,6 @@ def open_first(bundle: Bundle, settings: Settings) -> Opened:
         except ProviderError as error:
             causes.append(f"{one.called}: {error}")
     raise ProviderError(none_of(causes))
-
-
-def _records(options: Options) -> bool:
-    return isinstance(options, CUDA | TensorRT) and options.cuda_graph
 
 
 def _placed(session: HostedSession, provider: Provider, graph: Graph, strict: bool) -> Provider:

@@ -290,3 +290,8 @@ def limited(options: Options, limit: int | None) -> Options:
 def _check_memory(limit: Any) -> None:
     if limit is not None:
         check_count("memory_limit", limit)
+
+
+def records(options: Options) -> bool:
+    """Whether the decoding step is recorded and replayed, which one thread at a time may do."""
+    return isinstance(options, CUDA | TensorRT) and options.cuda_graph
