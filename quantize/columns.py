@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import helper
 
+from torchless.quantize.attention import behind, close_attention
 from torchless.quantize.calibrate import Span
 from torchless.quantize.draft import CONTRIB, Draft
 from torchless.quantize.matrices import Matrix
@@ -56,6 +57,8 @@ def to_columns(draft: Draft, matrix: Matrix, steady: Mapping[str, Ends]) -> None
             draft.before_readers(x, [_node("QuantizeLinear", [x, *pair], f"{x}.fixed.uint8")])
             bias = take_bias(draft, y)
             inputs = [f"{x}.fixed.uint8", weight, pair[0], scales, pair[1], zero_point, *([bias] if bias else [])]
+            if bias and close_attention(draft, node, inputs):
+                continue
             draft.replace(node, [_node("MatMulIntegerToFloat", inputs, y, domain=CONTRIB)])
             continue
         floor = _floor(draft, x)
@@ -113,12 +116,9 @@ def take_bias(draft: Draft, product: str) -> str:
         return str(bias)
     if reader.op_type == "Sum" and len(reader.input) == 3 and reader.input[2] in draft.tensors:
         return str(reader.input.pop())
-    if reader.op_type == "Split":
-        after = {id(node): node for part in reader.output for node in draft.readers().get(part, [])}
-        attention = next(iter(after.values()))
-        if len(after) == 1 and attention.op_type == "MultiHeadAttention" and attention.input[3]:
-            bias, attention.input[3] = attention.input[3], ""
-            return str(bias)
+    if (found := behind(draft, product)) and found[1].input[3]:
+        bias, found[1].input[3] = found[1].input[3], ""
+        return str(bias)
     return ""
 
 

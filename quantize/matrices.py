@@ -15,6 +15,7 @@ from torchless.quantize.draft import Draft
 
 Role = Literal["body", "ends", "tables"]
 Way = Literal["table", "rows", "columns", ""]
+FEW = 16  # rows; a table of fewer, as of segments, weighs nothing, and is read faster as it is
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def _reason_to_leave(
         return f"{' and '.join(kinds)} reads it, which has no quantized form"
     if "columns" in ways and len(ways) > 1:
         return "it is read as it lies and transposed"
+    if ways == {"table"} and shape[0] < FEW:
+        return f"it has {shape[0]} rows"
     return ""
 
 

@@ -134,7 +134,9 @@ def test_an_activation_that_two_matrices_read_is_quantized_once(tmp_path):
 def test_the_report_says_which_part_of_the_recipe_each_matrix_follows(tmp_path):
     b = Builder("fused")
     ids, places = (b.input(name, np.int64, ["B", "S"]) for name in ("input_ids", "position_ids"))
-    x = b.op("Add", *(b.op("Gather", b.weight(n, uneven(9, 32)), i) for n, i in (("word", ids), ("place", places))))
+    x = b.op(
+        "Add", *(b.op("Gather", b.weight(n, uneven(16, 32)), i) for n, i in (("word", ids), ("place", places)))
+    )
     h = b.op("Tanh", b.op("MatMul", x, b.weight("inner", uneven(32, 40))))
     y = b.op("MatMul", h, b.weight("last", uneven(40, 5)))
     b.output("logits", b.op("Add", y, b.weight("bias", uneven(5))), np.float32, ["B", "S", 5])
@@ -162,9 +164,10 @@ def test_what_stays_in_float_is_reported_with_its_reason(tmp_path):
         b.op("Gather", b.weight("by_constant", uneven(6, 32)), one, axis=0),
         b.op("MatMul", x, b.weight("both_ways", uneven(32, 32))),
         b.op("FusedMatMul", x, "both_ways", domain=CONTRIB, transB=1),
+        b.op("Gather", b.weight("short", uneven(15, 32)), column),
     ]
     for i, value in enumerate(left):
-        b.output(f"out{i}", value, np.float32, [f"d{i}{j}" for j in range((2, 2, 3, 2, 2, 2, 2, 2)[i])])
+        b.output(f"out{i}", value, np.float32, [f"d{i}{j}" for j in range((2, 2, 3, 2, 2, 2, 2, 2, 2)[i])])
     path, report = rewritten(save(b, tmp_path))
     assert [matrix.name for matrix, _ in report.done] == ["w"]
     assert {left.name: left.reason for left in report.left} == {
@@ -175,8 +178,9 @@ def test_what_stays_in_float_is_reported_with_its_reason(tmp_path):
         "by_column": "Gather reads it, which has no quantized form",
         "by_constant": "Gather reads it, which has no quantized form",
         "both_ways": "it is read as it lies and transposed",
+        "short": "it has 15 rows",
     }
-    feeds = {"x": uneven(5, 32), "column": np.array([31, 0])}
+    feeds = {"x": uneven(5, 32), "column": np.array([14, 0])}
     before, after = run(tmp_path / "model.onnx", **feeds), run(path, **feeds)
     assert all(before[name].shape == after[name].shape for name in before)
     assert np.array_equal(before["out2"], after["out2"])
