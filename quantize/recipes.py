@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from torchless.errors import QuantizationError
 
-Method = Literal["nearest", "search", "gptq"]
+Method = Literal["nearest", "search", "gptq", "hqq"]
 Range = Literal["minmax", "percentile", "entropy"]
 Floats = Literal[16, 32]
 Dialect = Literal["fused", "standard"]
-METHODS = ("nearest", "search", "gptq")
+METHODS = ("nearest", "search", "gptq", "hqq")
 RANGES = ("minmax", "percentile", "entropy")
 FLOATS = (16, 32)
 DIALECTS = ("fused", "standard")
@@ -59,8 +59,9 @@ class Blocks:
 
     bits: int
     size: int  # the largest; weights.block_size takes a smaller one where a row would need padding
-    # "nearest" and "search" say how a scale is found (weights.blocks); "gptq" rounds so that the product of a text
-    # stays near (gptq.py): where no text is given, and for an embedding, it is "search".
+    # "nearest" and "search" say how a scale is found (weights.blocks), "hqq" finds a zero point with it (hqq.py),
+    # and "gptq" rounds so that the product of a text stays near (gptq.py): where no text is given, it is "hqq".
+    # What tokens are looked up in has no zero points: "search" stands in for both there.
     method: Method = "search"
 
 

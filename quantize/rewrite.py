@@ -19,6 +19,7 @@ from torchless.quantize.columns import steady_ends, to_columns
 from torchless.quantize.draft import CONTRIB, Draft
 from torchless.quantize.gptq import gptq
 from torchless.quantize.half import to_half
+from torchless.quantize.hqq import hqq
 from torchless.quantize.matrices import Left, Matrix, find_matrices
 from torchless.quantize.migrate import migrate
 from torchless.quantize.recipes import Blocks, Columns, Keep, Recipe, Scheme, Static
@@ -117,18 +118,29 @@ def _as_many_as_fit(matrices: Sequence[Matrix], first: Matrix) -> list[str]:
 def to_blocks(draft: Draft, matrix: Matrix, scheme: Blocks, moments: Float | None = None) -> Blocks:
     """Products and embeddings with one matrix of blocks, read by both as it lies. Returns the scheme used.
 
-    moments: of what is multiplied by it, the mean of x xᵀ [K,K]; without it "gptq" is "search".
+    moments: of what is multiplied by it, the mean of x xᵀ [K,K]; without it "gptq" is "hqq". Where tokens are
+    looked up, both are "search".
     """
     array = draft.array(matrix.name)
     rows: Float = array if matrix.transposed else np.ascontiguousarray(array.T)
     count, length = rows.shape
     size = block_size(length, scheme.size)
-    if moments is None:
-        codes, scale = blocks(matrix.name, rows, scheme.bits, size, search=scheme.method != "nearest")
+    method = scheme.method
+    looked_up = any(node.op_type == "Gather" for node in matrix.readers)
+    if method in ("gptq", "hqq") and looked_up:
+        method = "search"
+    elif method == "gptq" and moments is None:
+        method = "hqq"
+    zero = None
+    if method == "gptq" and moments is not None:
+        codes, scale, zero = gptq(matrix.name, rows, moments, scheme.bits, size)
+    elif method == "hqq":
+        codes, scale, zero = hqq(matrix.name, rows, scheme.bits, size)
     else:
-        codes, scale = gptq(matrix.name, rows, moments, scheme.bits, size)
+        codes, scale = blocks(matrix.name, rows, scheme.bits, size, search=method != "nearest")
     weight = draft.add(f"{matrix.name}.q{scheme.bits}", codes)
     scales = draft.add(f"{weight}.scale", scale)
+    zeros = [] if zero is None else [draft.add(f"{weight}.zero", zero)]
     level = 4 if draft.convert is None else 0  # 4: activations may be rounded to integers, which GPUs never do
     for node in matrix.readers:
         if node.op_type == "Gather":
@@ -139,12 +151,11 @@ def to_blocks(draft: Draft, matrix: Matrix, scheme: Blocks, moments: Float | Non
             draft.replace(node, _gather(draft, node, table, each, length, scheme.bits, size))
             continue
         product = _node(
-            "MatMulNBits", [node.input[0], weight, scales], node.output[0], domain=CONTRIB,
+            "MatMulNBits", [node.input[0], weight, scales, *zeros], node.output[0], domain=CONTRIB,
             K=length, N=count, bits=scheme.bits, block_size=size, accuracy_level=level,
         )  # fmt: skip
         draft.replace(node, [product])
-    used = "search" if scheme.method == "gptq" and moments is None else scheme.method
-    return replace(scheme, size=size, method=used)
+    return replace(scheme, size=size, method=method)
 
 
 def _gather(draft: Draft, node: Any, weight: str, scales: str, length: int, bits: int, size: int) -> Iterator[Any]:

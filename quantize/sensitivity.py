@@ -67,10 +67,11 @@ class Part:
             return weights * (32 - self.floats) // 8
         if not isinstance(self.scheme, Blocks):
             return 3 * weights - (5 if isinstance(self.scheme, Static) else 4) * self.sums  # scales, zero points
-        length = weights // self.sums
+        length, bits = weights // self.sums, self.scheme.bits
         size = block_size(length, self.scheme.size)
-        blocks = self.sums * -(-length // size)
-        return 4 * weights - blocks * (size * self.scheme.bits + self.floats) // 8
+        blocks = -(-length // size)
+        zeros = -(-blocks * bits // 8) if self.scheme.method in ("gptq", "hqq") and self.role == "body" else 0
+        return 4 * weights - self.sums * (blocks * (size * bits + self.floats) // 8 + zeros)
 
 
 def sensitivity(

@@ -57,9 +57,7 @@ def blocks(name: str, rows: Float, bits: int, size: int, *, search: bool = True)
     if bits == 4 and search:
         scale = _closest_scale(padded, scale)
     codes = (_round(padded, scale, middle) + middle).astype(np.uint8)
-    if bits == 4:
-        codes = codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
-    return codes, scale.astype(np.float32)
+    return pack(codes, bits), scale.astype(np.float32)
 
 
 def _round(values: Float, scale: Float, middle: int) -> Float:
@@ -92,12 +90,31 @@ def _closest_scale(values: Float, scale: Float) -> Float:
     return best
 
 
-def unpack(codes: Bytes, scale: Float, bits: int, length: int) -> Float:
-    """The float32 [N,length] that `blocks` stands for."""
-    if bits == 4:
-        codes = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)
-    values = (codes.astype(np.float32) - (1 << (bits - 1))) * scale[..., None]
+def pack(codes: Bytes, bits: int) -> Bytes:
+    """Codes of 4 bits two in a byte along the last axis, the earlier in the lower half; of 8 bits as they are."""
+    if bits == 8:
+        return codes
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], axis=-1)
+    packed: Bytes = codes[..., 0::2] | (codes[..., 1::2] << np.uint8(4))
+    return packed
+
+
+def unpack(codes: Bytes, scale: Float, bits: int, length: int, zero: Bytes | None = None) -> Float:
+    """The float32 [N,length] that `blocks` stands for, or with zero points `hqq`."""
+    values = _apart(codes, bits).astype(np.float32)
+    if zero is None:
+        values -= 1 << (bits - 1)
+    else:
+        values -= _apart(zero, bits)[:, : scale.shape[1], None]
+    values *= scale[..., None]
     return np.ascontiguousarray(values.reshape(len(codes), -1)[:, :length])
+
+
+def _apart(packed: Bytes, bits: int) -> Bytes:
+    if bits == 8:
+        return packed
+    return np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
 
 
 def block_size(length: int, largest: int) -> int:
