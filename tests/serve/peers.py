@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import openai
 
+PATIENCE = 60  # seconds, the end of a hang: what is waited for comes much sooner
+
 
 def client_of(running: Any, **options: Any) -> openai.OpenAI:
     return openai.OpenAI(**{"base_url": f"{running.url}/v1", "api_key": "any", "max_retries": 0} | options)

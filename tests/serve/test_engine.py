@@ -11,11 +11,13 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from peers import answers_on, client_of, wait_until
+from peers import PATIENCE, answers_on, client_of, wait_until
 
 from torchless.decoder import Stepper
+from torchless.encoder import Encoder
 from torchless.errors import GenerationError
 from torchless.generation import Batch
+from torchless.serve import Options, server
 from torchless.serve.engine import Engine, Job
 from torchless.stopping import Patience
 
@@ -161,8 +163,6 @@ def test_a_form_that_cannot_be_is_told_before_a_stream_begins(client: openai.Ope
 
 
 def test_streams_hear_that_the_server_stops(models: Any) -> None:
-    from torchless.serve import Options, server
-
     with server(models, Options()) as running:
         stream = client_of(running).completions.create(**LONG, stream=True)
         pieces = iter(stream)
@@ -175,16 +175,33 @@ def test_streams_hear_that_the_server_stops(models: Any) -> None:
         client_of(running).models.list()
 
 
-def test_a_list_that_is_read_ends_with_the_server_and_its_caller_hears_of_it(models: Any) -> None:
-    from torchless.serve import Options, server
-
+def test_a_list_that_is_read_ends_with_the_server_and_its_caller_hears_of_it(
+    models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told in the middle of the list, whose next batch waits until the model has heard of it."""
+    run, runs, stopped = Encoder.run, list[int](), threading.Event()
     asked = {"model": "spam", "input": ["free money " * 40] * 2048, "truncation": True}
-    with server(models, Options()) as running, httpx.Client(base_url=running.url, timeout=60) as http:
-        started = time.monotonic()
-        threading.Timer(0.3, running.stop).start()
+    options = Options(stop_timeout=PATIENCE)
+    with server(models, options) as running, httpx.Client(base_url=running.url, timeout=PATIENCE) as http:
+        house = running.houses["spam"]
+        stop = house.stop
+
+        def stopping() -> None:
+            stop()
+            stopped.set()
+
+        def reading(self: Encoder, ids: Any, *given: Any, **more: Any) -> Any:
+            runs.append(len(ids))
+            if len(runs) == 2:
+                running.stop()
+                assert stopped.wait(PATIENCE)
+            return run(self, ids, *given, **more)
+
+        monkeypatch.setattr(house, "stop", stopping)
+        monkeypatch.setattr(Encoder, "run", reading)
         refused = http.post("/v1/classifications", json=asked)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "stopping")
-        assert time.monotonic() - started < 4  # of stop_timeout, 5
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "stopping")
+    assert runs == [16, 16]
 
 
 def test_an_idle_server_takes_no_time_of_the_processor(serve: Any, client: openai.OpenAI) -> None:
