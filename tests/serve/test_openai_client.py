@@ -13,7 +13,7 @@ import openai
 import pytest
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
-from peers import client_of
+from peers import PATIENCE, client_of
 
 PROMPT = "The future of the union"
 CHAT: list[Any] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Call me"}]
@@ -309,5 +309,6 @@ def test_a_key_is_asked_for_where_there_is_one(serve: Any) -> None:
     for wrong in ("wrong", "righ", "rightt"):
         with pytest.raises(openai.AuthenticationError, match="key is another"):
             client_of(running, api_key=wrong).models.list()
-    assert httpx.get(f"{running.url}/v1/models").json()["error"]["code"] == "invalid_api_key"
-    assert httpx.get(f"{running.url}/health").status_code == 200
+    with httpx.Client(base_url=running.url, timeout=PATIENCE) as http:
+        assert http.get("/v1/models").json()["error"]["code"] == "invalid_api_key"
+        assert http.get("/health").status_code == 200
