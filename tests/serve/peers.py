@@ -53,7 +53,7 @@ class Held:
         self.steps.append(texts)
         if len(self.steps) == self._at:
             self._reached.set()
-            assert self._go.wait(PATIENCE), "nobody has let it go"
+            assert self._go.wait(2 * PATIENCE), "nobody has let it go"  # who waits meanwhile gives up before
 
     def reach(self) -> None:
         """Wait until the model has come to the step."""

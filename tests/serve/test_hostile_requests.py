@@ -284,7 +284,7 @@ def test_a_reader_who_does_not_read_is_cut_off(serve: Any, monkeypatch: pytest.M
 
     def waiting(self: Stepper, tokens: Any) -> Any:
         if full.wait(0.001):  # and else the writer keeps up
-            wait_until(lambda: cut.is_set() or not full.is_set(), "it was not cut off")
+            wait_until(lambda: cut.is_set() or not full.is_set(), "it was not cut off", 2 * PATIENCE)
         return step(self, tokens)
 
     monkeypatch.setattr(Connection, "connection_made", narrow)
