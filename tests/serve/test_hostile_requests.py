@@ -348,7 +348,7 @@ NAMES = st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     path=st.sampled_from(["completions", "chat/completions", "embeddings", "classifications"]),
     fields=st.dictionaries(NAMES, VALUES, max_size=4),
