@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -213,6 +214,28 @@ def test_a_list_that_is_read_ends_with_the_server_and_its_caller_hears_of_it(
         refused = http.post("/v1/classifications", json=asked)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "stopping")
     assert runs == [16, 16]
+
+
+def test_a_list_that_waits_for_another_hears_that_the_server_stops(
+    models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked = Encoder.run, {"model": "spam", "input": "free money"}
+    options = Options(stop_timeout=PATIENCE)
+    with server(models, options) as running, httpx.Client(base_url=running.url, timeout=PATIENCE) as http:
+        house = running.houses["spam"]
+        stopped = called(monkeypatch, house, "stop")
+
+        def reading(self: Encoder, *given: Any, **more: Any) -> Any:
+            wait_until(lambda: house.load == (1, 1), "nobody waits")
+            running.stop()
+            assert stopped.wait(PATIENCE)
+            return run(self, *given, **more)
+
+        monkeypatch.setattr(Encoder, "run", reading)
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(lambda _: http.post("/v1/classifications", json=asked), range(2)))
+    assert [answer.status_code for answer in answers] == [503, 503]
+    assert {answer.json()["error"]["code"] for answer in answers} == {"stopping"}
 
 
 def test_an_idle_server_takes_no_time_of_the_processor(serve: Any, client: openai.OpenAI) -> None:
