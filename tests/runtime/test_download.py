@@ -65,7 +65,8 @@ def load(hub: Hub, tmp_path: Path) -> Load:
         home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": url or hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, name, json.dumps(options)],
-            env={**os.environ, **home, **PATIENT, **dict(env)}, cwd=tmp_path, capture_output=True, text=True, timeout=300,
+            env={**os.environ, **home, **PATIENT, **dict(env)}, cwd=tmp_path, capture_output=True, text=True,
+            timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])

@@ -157,9 +157,15 @@ def test_a_chat_is_what_the_model_says(client: openai.OpenAI, gpt: Any) -> None:
 
 
 def test_an_answer_can_be_sent_back_as_the_client_has_it(client: openai.OpenAI) -> None:
-    first = client.chat.completions.create(model="gpt", messages=CHAT, max_tokens=3).choices[0].message
+    first = (
+        client.chat.completions.create(model="gpt", messages=CHAT, max_tokens=3, temperature=0).choices[0].message
+    )
     more: list[Any] = [*CHAT, first, {"role": "user", "content": "Go on"}]
-    assert client.chat.completions.create(model="gpt", messages=more, max_tokens=3).choices[0].message.content
+    assert (
+        client.chat.completions.create(model="gpt", messages=more, max_tokens=3, temperature=0)
+        .choices[0]
+        .message.content
+    )
 
 
 def test_a_chat_streams_a_role_then_words_then_a_reason(client: openai.OpenAI) -> None:
@@ -184,11 +190,11 @@ def test_a_response_format_gives_json_of_the_schema(client: openai.OpenAI) -> No
     schema = {"type": "object", "properties": {"strong": {"type": "boolean"}}, "required": ["strong"]}
     schema |= {"additionalProperties": False}
     form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
-    answer = client.chat.completions.create(model="gpt", messages=CHAT, response_format=form)
+    answer = client.chat.completions.create(model="gpt", messages=CHAT, response_format=form, temperature=0)
     assert set(json.loads(answer.choices[0].message.content or "")) == {"strong"}
     assert answer.choices[0].finish_reason == "stop"
     started = client.chat.completions.create(
-        model="gpt", messages=CHAT, response_format={"type": "json_object"}, max_tokens=3
+        model="gpt", messages=CHAT, response_format={"type": "json_object"}, max_tokens=3, temperature=0
     )
     assert (started.choices[0].message.content or "").startswith("{")
 
