@@ -79,5 +79,5 @@ def client(running: Any) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="session")
 def http(running: Any) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running.url, timeout=PATIENCE) as found:
+    with httpx.Client(base_url=running.url, timeout=5 * PATIENCE) as found:
         yield found
