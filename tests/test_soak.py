@@ -87,7 +87,7 @@ def test_the_memory_of_a_cache_goes_back_to_the_system_with_it(script: Any) -> N
         del cache
         return abs(script.resident() - before)
 
-    assert min(kept() for _ in range(5)) < 1  # the system may take or give other pages meanwhile
+    assert any(kept() < 1 for _ in range(5))  # the system may take or give other pages meanwhile
 
 
 @pytest.mark.slow
