@@ -128,12 +128,12 @@ def soak(
     memory: Callable[[], float],
     seed: int = 0,
 ) -> Report:
-    """Let all clients ask for so long."""
+    """Let all clients ask for so long, and once at least."""
     report, end, lock = Report(), time.monotonic() + seconds, threading.Lock()
 
     def work(number: int) -> None:
         chance, client = random.Random(f"{seed} {number}"), clients[number]
-        while time.monotonic() < end:
+        while True:
             prompt, kind = (
                 chance.choice(PROMPTS),
                 chance.choice(["read"] * 3 + ["stream"] * 3 + ["cancel"] * 2 + ["cut"] * 2),
@@ -154,14 +154,18 @@ def soak(
                 report.differ += not good
                 report.whole += own.whole
                 report.first += own.first
+            if time.monotonic() >= end:
+                return
 
     with ThreadPoolExecutor(len(clients)) as pool:
         running = [pool.submit(work, number) for number in range(len(clients))]
+        report.memory.append(memory())
         while time.monotonic() < end:
             time.sleep(min(EVERY, max(0.1, seconds / 40)))
             report.memory.append(memory())
         for one in running:
             one.result()
+    report.memory.append(memory())
     return report
 
 
@@ -191,7 +195,7 @@ def run(bundle: Path, minutes: float, count: int, seed: int) -> tuple[Report, Re
         one = asked(clients[:1], 0.1)
         together = asked(clients, 0.9)
         process.stdin.close()
-        return one, together, process.wait(30)
+        return one, together, process.wait(60)
 
 
 def compare(bundle: Path, count: int, tokens: int = 64) -> dict[str, list[float]]:

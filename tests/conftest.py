@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 import tiny
+from hypothesis import HealthCheck, settings
 
 import torchless
 from torchless.decoder import Decoder
 from torchless.export import export
+
+# The same examples on every machine, however slow it is; --hypothesis-profile=default looks for others.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ def test_a_process_answers_with_the_hidden_states_of_its_model(here: Any, embedd
     try:
         worker.ask(ids=ids.tolist(), save=str(tmp_path / "hidden.npy"))
         assert np.abs(np.load(tmp_path / "hidden.npy") - expected(embedding, ids)).max() < 1e-6
-        assert 0 < worker.ask(ids=ids.tolist())["seconds"] < 10
+        assert 0 < worker.ask(ids=ids.tolist())["seconds"] < 60
     finally:
         worker.close()
 

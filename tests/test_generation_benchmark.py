@@ -126,7 +126,7 @@ def test_a_fresh_process_tells_when_it_starts_and_what_memory_it_takes(here: Any
     from generation_process import fresh
 
     seconds, peak = fresh(here, CONTENDERS["torchless fp32"], 1, 12, "the sea", whole=True)
-    assert 0.01 < seconds < 60 and peak is not None and 1e7 < peak < 1e9
+    assert 0.01 < seconds < 600 and peak is not None and 1e7 < peak < 1e9
     seconds, peak = fresh(here, CONTENDERS["torchless fp32"], 1, 12, "the sea", whole=False)
     assert seconds > 0.01 and peak is None
 

@@ -33,7 +33,7 @@ def test_a_pool_of_processes_gives_the_labels_of_a_direct_call(spam: Path, tmp_p
     mails = tmp_path / "mails.jsonl"
     mails.write_text("".join(MAILS.read_text(encoding="utf-8").splitlines(keepends=True)[:100]), encoding="utf-8")
     command = [sys.executable, ROOT / "examples" / "pool_batch.py", spam, "--mails", mails]
-    check(subprocess.run(command, capture_output=True, text=True, timeout=120), 100)
+    check(subprocess.run(command, capture_output=True, text=True, timeout=600), 100)
 
 
 @pytest.mark.slow

@@ -35,12 +35,19 @@ class House:
         model.tokenizer  # noqa: B018  (an error of the bundle now, and not in the first request)
         self.name, self.model = name, model
         self.gate = Gate(limit)
+        self.stopped = False
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"torchless-{name}")
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do this in a thread of the model's own: the event loop never computes."""
+
+        def unless_stopped() -> T:
+            if self.stopped:
+                raise stopping()
+            return work()
+
         try:
-            doing = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            doing = asyncio.get_running_loop().run_in_executor(self._threads, unless_stopped)
         except RuntimeError:
             raise stopping() from None
         return await doing
@@ -51,7 +58,9 @@ class House:
         return min(self.gate.inside, 1), max(0, self.gate.inside - 1)
 
     def stop(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """What waits for a thread is refused by it: nobody would be told of a future that is cancelled."""
+        self.stopped = True
+        self._threads.shutdown(wait=False)
 
 
 class Generating(House):
@@ -82,7 +91,6 @@ class Reading(House):
 
     def __init__(self, name: str, model: Model, options: Options) -> None:
         super().__init__(name, model, 1 + options.queue, 1)
-        self.stopped = False
         self._reading: threading.Event | None = None  # cancels the request that is read
 
     async def read(
@@ -104,10 +112,9 @@ class Reading(House):
         return await self.run(work)
 
     def stop(self) -> None:
-        self.stopped = True
+        super().stop()
         if self._reading is not None:
             self._reading.set()
-        super().stop()
 
 
 def house(name: str, model: Model, options: Options) -> House:

@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,16 +151,15 @@ def test_doctor_tells_what_is_here(cli: Cli) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_while_generating_keeps_what_was_said_and_exits_with_130(gpt_bundle: Path) -> None:
     slow = "import sys, time, torchless.tasks.text_generation as t; from torchless.cli import main\n"
-    slow += "decode = t.decode; t.decode = lambda *given: (time.sleep(0.2) or token for token in decode(*given))\n"
+    slow += "decode = t.decode; t.decode = lambda *given: (time.sleep(1) or token for token in decode(*given))\n"
     slow += f"sys.exit(main(['run', {str(gpt_bundle)!r}, 'The', '--min-new-tokens', '60']))"
     process = subprocess.Popen(
         [sys.executable, "-c", slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=tiny.hear_ctrl_c
     )
     assert process.stdout is not None
     first = process.stdout.read(1)  # it has begun
-    time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    rest, error = process.communicate(timeout=30)
+    rest, error = process.communicate(timeout=60)
     assert process.returncode == 130 and b"interrupted" in error and b"Traceback" not in error
     assert first and rest.endswith(b"\n")
 

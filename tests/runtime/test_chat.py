@@ -457,7 +457,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(talker: TextGeneration) 
         while child.stdout.read():
             pass
         os.set_blocking(child.stdout.fileno(), True)
-    _, errors = child.communicate(timeout=30)
+    _, errors = child.communicate(timeout=60)
     assert (child.returncode, errors) == (0, b"")
 
 

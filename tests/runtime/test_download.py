@@ -65,7 +65,8 @@ def load(hub: Hub, tmp_path: Path) -> Load:
         home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": url or hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, name, json.dumps(options)],
-            env={**os.environ, **home, **dict(env)}, cwd=tmp_path, capture_output=True, text=True, timeout=120,
+            env={**os.environ, **home, **PATIENT, **dict(env)}, cwd=tmp_path, capture_output=True, text=True,
+            timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
@@ -73,6 +74,7 @@ def load(hub: Hub, tmp_path: Path) -> Load:
     return call
 
 
+PATIENT = {"HF_HUB_ETAG_TIMEOUT": "60", "HF_HUB_DOWNLOAD_TIMEOUT": "60"}  # seconds
 NOWHERE = "http://127.0.0.1:9"  # nothing listens there
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
@@ -153,8 +155,8 @@ def test_a_body_that_breaks_off_leaves_no_model_behind(load: Load, hub: Hub) -> 
 
 
 def test_the_command_downloads_too(hub: Hub, tmp_path: Path) -> None:
-    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url}
+    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url, **PATIENT}
     command = [sys.executable, "-m", "torchless.cli", "run", "org/bundle", "You won", "--download", "--json"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and json.loads(done.stdout)["label"] in ("ham", "spam", "unsure")
     assert done.stderr == ""

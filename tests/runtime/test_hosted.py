@@ -33,7 +33,7 @@ def sotu(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(CHECKPOINTS / "sotu-gpt", tmp_path_factory.mktemp("hosted") / "sotu", check=False)
 
 
-def python(code: str, *arguments: Any, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def python(code: str, *arguments: Any, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     """A process of its own, which has to end by itself."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
@@ -137,9 +137,9 @@ def test_closing_while_another_thread_computes_lets_its_call_end(spam: Path) -> 
     expected, found, begun = model(texts), list[Any](), threading.Event()
     thread = threading.Thread(target=lambda: found.append(model(texts, progress=lambda *counts: begun.set())))
     thread.start()
-    assert begun.wait(30)
+    assert begun.wait(60)
     model.close()
-    thread.join(30)
+    thread.join(60)
     assert found == [expected]
     with pytest.raises(torchless.TorchlessError, match="was closed: load it again"):
         model("a")
@@ -161,7 +161,7 @@ def work():
 threads = [threading.Thread(target=work, daemon=True) for _ in range(3)]
 for thread in threads:
     thread.start()
-assert begun.wait(30)
+assert begun.wait(60)
 {end}
 """
 
@@ -209,7 +209,7 @@ def test_onnxruntimes_telemetry_is_off_before_it_is_imported_and_nothing_is_prin
     bundle = bert_bundles["text-classification"]
     command = [sys.executable, "-c", SILENT, str(bundle), str(tmp_path)]
     environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     # Its own thread and those of the pool; telemetry would have two more, and a database under the cache.
     threads, told = done.stdout.split()
     assert int(threads) <= (os.cpu_count() or 1) and told == "1" and done.stderr == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,15 +149,19 @@ def test_ctrl_c_arrives_within_a_long_list_and_the_model_stays_usable(classifier
     expected, begun = classifier("a prize"), threading.Event()
 
     def interrupt() -> None:
-        begun.wait(30)
+        begun.wait(60)
         _thread.interrupt_main()
+
+    def told(done: int, total: int) -> None:
+        begun.set()
+        time.sleep(0.001)  # the other thread has its turn, however fast the list goes
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background is deaf to it
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            classifier(TEXTS * 2000, truncation=True, progress=lambda *counts: begun.set())
+            classifier(TEXTS * 2000, truncation=True, progress=told)
     finally:
         signal.signal(signal.SIGINT, before)
         thread.join()

@@ -35,7 +35,7 @@ def test_any_bytes_are_a_bundle_error(tmp_path_factory: pytest.TempPathFactory, 
         read_bundle(folder)
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(changes=st.dictionaries(fields, json_values, min_size=1, max_size=3))
 def test_any_value_in_any_field_is_read_or_refused(gpt_bundle: Path, changes: dict[str, Any]) -> None:
     raw = json.loads((gpt_bundle / MANIFEST).read_text(encoding="utf-8")) | changes
@@ -47,7 +47,7 @@ def test_any_value_in_any_field_is_read_or_refused(gpt_bundle: Path, changes: di
 places = st.sampled_from([("graphs", 0), ("cache",), ("pooling",), ("files", "model.onnx"), ("special_tokens",)])
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(place=places, name=texts, value=json_values, drop=st.booleans())
 def test_any_value_further_inside_is_read_or_refused(
     gpt_bundle: Path, place: tuple[str | int, ...], name: str, value: Any, drop: bool
@@ -63,7 +63,7 @@ def test_any_value_further_inside_is_read_or_refused(
         Manifest.from_json(json.dumps(raw))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(name=st.text(st.characters(), max_size=30) | st.lists(texts, max_size=4).map("/".join))
 def test_any_file_name_is_found_inside_the_folder_or_refused(gpt_bundle: Path, name: str) -> None:
     raw = json.loads((gpt_bundle / MANIFEST).read_text(encoding="utf-8"))

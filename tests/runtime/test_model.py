@@ -220,5 +220,5 @@ def test_a_graph_for_another_provider_only_is_not_run_on_the_cpu(gpt_bundle: Pat
 
 def test_a_model_answers_in_another_process_that_was_spawned(gpt: TextGeneration) -> None:
     script = "import pickle, sys; print(pickle.load(sys.stdin.buffer)('The union', max_new_tokens=8).token_ids)"
-    done = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(gpt), capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(gpt), capture_output=True, timeout=120)
     assert done.stdout.decode().strip() == str(gpt("The union", max_new_tokens=8).token_ids), done.stderr.decode()

@@ -163,7 +163,7 @@ write = builder.Builder._write_tensors
 def slowly(self, path):
     tensors = write(self, path)
     print("writing", flush=True)
-    time.sleep(60)
+    time.sleep(120)
     return tensors
 builder.Builder._write_tensors = slowly
 export(sys.argv[1], sys.argv[2])
@@ -181,7 +181,7 @@ def test_a_real_ctrl_c_in_another_process_leaves_nothing_behind(gpt_checkpoint: 
         assert process.stdout is not None and process.stdout.readline() == "writing\n"
         assert tree(tmp_path)  # it has begun
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in errors
     assert os.listdir(tmp_path) == []
 
@@ -211,4 +211,4 @@ def test_two_exports_to_one_name_at_once_end_with_one_bundle_and_one_refusal(
         export(gpt_checkpoint, tmp_path / "out")
     assert os.listdir(tmp_path) == ["out"]
     torchless.load(tmp_path / "out", verify=True).close()
-    assert time.time() - (tmp_path / "out").stat().st_mtime < 60
+    assert time.time() - (tmp_path / "out").stat().st_mtime < 600

@@ -10,9 +10,10 @@ import httpx
 import openai
 import pytest
 import tiny
-from peers import client_of
+from peers import PATIENCE, Held, client_of
 
 import torchless
+from torchless.decoder import Stepper
 from torchless.export import export
 from torchless.serve import Options, server
 
@@ -41,6 +42,28 @@ def serve(models: dict[str, Any]) -> Iterator[Callable[..., Any]]:
         yield lambda **options: running.enter_context(server(models, Options(**options)))
 
 
+@pytest.fixture
+def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Held]]:
+    """From now on the models' steps are counted, and the one of this number waits."""
+    made: list[Held] = []
+    step = Stepper.__call__
+
+    def begin(at: int) -> Held:
+        held = Held(at)
+        made.append(held)
+
+        def holding(self: Stepper, tokens: Any) -> Any:
+            held.count(len(tokens))
+            return step(self, tokens)
+
+        monkeypatch.setattr(Stepper, "__call__", holding)
+        return held
+
+    yield begin
+    for held in made:
+        held.let_go()
+
+
 @pytest.fixture(scope="session")
 def running(models: dict[str, Any]) -> Iterator[Any]:
     """A server as it is by default, for all tests that leave it as it is."""
@@ -56,5 +79,5 @@ def client(running: Any) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="session")
 def http(running: Any) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=running.url, timeout=30) as found:
+    with httpx.Client(base_url=running.url, timeout=5 * PATIENCE) as found:
         yield found

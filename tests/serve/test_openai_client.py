@@ -13,7 +13,7 @@ import openai
 import pytest
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_create_params
-from peers import client_of
+from peers import PATIENCE, client_of
 
 PROMPT = "The future of the union"
 CHAT: list[Any] = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Call me"}]
@@ -157,9 +157,15 @@ def test_a_chat_is_what_the_model_says(client: openai.OpenAI, gpt: Any) -> None:
 
 
 def test_an_answer_can_be_sent_back_as_the_client_has_it(client: openai.OpenAI) -> None:
-    first = client.chat.completions.create(model="gpt", messages=CHAT, max_tokens=3).choices[0].message
+    first = (
+        client.chat.completions.create(model="gpt", messages=CHAT, max_tokens=3, temperature=0).choices[0].message
+    )
     more: list[Any] = [*CHAT, first, {"role": "user", "content": "Go on"}]
-    assert client.chat.completions.create(model="gpt", messages=more, max_tokens=3).choices[0].message.content
+    assert (
+        client.chat.completions.create(model="gpt", messages=more, max_tokens=3, temperature=0)
+        .choices[0]
+        .message.content
+    )
 
 
 def test_a_chat_streams_a_role_then_words_then_a_reason(client: openai.OpenAI) -> None:
@@ -184,11 +190,11 @@ def test_a_response_format_gives_json_of_the_schema(client: openai.OpenAI) -> No
     schema = {"type": "object", "properties": {"strong": {"type": "boolean"}}, "required": ["strong"]}
     schema |= {"additionalProperties": False}
     form: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
-    answer = client.chat.completions.create(model="gpt", messages=CHAT, response_format=form)
+    answer = client.chat.completions.create(model="gpt", messages=CHAT, response_format=form, temperature=0)
     assert set(json.loads(answer.choices[0].message.content or "")) == {"strong"}
     assert answer.choices[0].finish_reason == "stop"
     started = client.chat.completions.create(
-        model="gpt", messages=CHAT, response_format={"type": "json_object"}, max_tokens=3
+        model="gpt", messages=CHAT, response_format={"type": "json_object"}, max_tokens=3, temperature=0
     )
     assert (started.choices[0].message.content or "").startswith("{")
 
@@ -309,5 +315,6 @@ def test_a_key_is_asked_for_where_there_is_one(serve: Any) -> None:
     for wrong in ("wrong", "righ", "rightt"):
         with pytest.raises(openai.AuthenticationError, match="key is another"):
             client_of(running, api_key=wrong).models.list()
-    assert httpx.get(f"{running.url}/v1/models").json()["error"]["code"] == "invalid_api_key"
-    assert httpx.get(f"{running.url}/health").status_code == 200
+    with httpx.Client(base_url=running.url, timeout=PATIENCE) as http:
+        assert http.get("/v1/models").json()["error"]["code"] == "invalid_api_key"
+        assert http.get("/health").status_code == 200
