@@ -28,7 +28,7 @@ from torchless.export import export
 from torchless.providers import choose_provider
 from torchless.quantize import quantize
 from torchless.quantize.bench import Options, bench
-from torchless.quantize.recipes import RECIPES, Blocks, Columns, Recipe
+from torchless.quantize.recipes import RECIPES, Blocks, Columns, Method, Recipe
 from torchless.quantize.report.files import write
 from torchless.quantize.report.table import table
 from torchless.quantize.sensitivity import sensitivity
@@ -47,12 +47,15 @@ CALIBRATION = {"sotu-gpt": "heldout-sotu.txt", "spam-bert": "heldout-mails.jsonl
 ON_TEXT = ("int8-static", "int4", "int4-all")
 PLAIN = dataclasses.replace(RECIPES["int8"], name="int8-plain", body=Columns(), migrate=None)
 INT4 = RECIPES["int4"]
-NEAREST = dataclasses.replace(
-    INT4,
-    name="int4-nearest",
-    body=Blocks(4, 128, "nearest"),
-    encoder=dataclasses.replace(INT4, name="int4-nearest", body=Blocks(4, 32, "nearest"), encoder=None),
-)
+
+
+def scales_by(method: Method, migrate: float | None) -> Recipe:
+    """int4 without zero points: scales by the largest value, or searched. migrate: in an encoder."""
+    name = f"int4-{method}"
+    encoder = dataclasses.replace(INT4, name=name, body=Blocks(4, 32, method), encoder=None, migrate=migrate)
+    return dataclasses.replace(INT4, name=name, body=Blocks(4, 128, method), encoder=encoder)
+
+
 LENGTHS, BATCHES = (8, 16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32)
 ROUNDS = 5
 TURN = 0.05  # seconds
@@ -70,7 +73,8 @@ def checkpoints() -> Iterator[tuple[str, Path]]:
 
 def recipes() -> list[Recipe]:
     """Those for this machine (float16 is for GPUs), and what they are without their refinements."""
-    return [PLAIN, NEAREST, *(one for one in RECIPES.values() if one.floats == 32)]
+    plain = [PLAIN, scales_by("nearest", None), scales_by("search", 0.4)]
+    return [*plain, *(one for one in RECIPES.values() if one.floats == 32)]
 
 
 def split(path: Path, folder: Path) -> tuple[Path, Path]:
