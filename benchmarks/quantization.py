@@ -72,9 +72,9 @@ def checkpoints() -> Iterator[tuple[str, Path]]:
 
 
 def recipes() -> list[Recipe]:
-    """Those for this machine (float16 and the standard dialect are for others), and what they are without their refinements."""
+    """Those for this machine, and what they are without their refinements."""
     plain = [PLAIN, scales_by("nearest", None), scales_by("search", 0.4)]
-    return [*plain, *(one for one in RECIPES.values() if one.floats == 32)]
+    return [*plain, *(one for one in RECIPES.values() if one.floats == 32 and one.dialect == "fused")]
 
 
 def split(path: Path, folder: Path) -> tuple[Path, Path]:
