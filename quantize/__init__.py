@@ -46,8 +46,8 @@ def quantize(
 
     max_loss (needs data): the relative rise of perplexity of a generator or a masked language model; the accuracy
     or F1 lost, as a share, where the data has labels, else the share of changed answers; the mean cosine error
-    of embeddings. max_size: bytes on disk. A recipe that loses too much gets a finer scheme for the fewest
-    matrices, the worst first, that bring it into the budget.
+    of embeddings. max_size: bytes on disk, the manifest's few thousand aside. A recipe that loses too much gets a
+    finer scheme for the fewest matrices, the worst first, that bring it into the budget.
 
     "auto" takes the fastest recipe that holds the budget (by default a loss of half a percent, where there is data)
     and is not slower than float32 for any of a few lengths and batches, timed on this machine; for another
@@ -80,4 +80,6 @@ def quantize(
             choose(job, budget, chosen, folder, told or Told())
         else:
             job.write(folder, job.fit(chosen))
+            if told is not None and (thin := job.thin()):  # a budget tells the intervals that follow from it
+                told.line(thin)
     return Path(out)

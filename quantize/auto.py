@@ -18,7 +18,7 @@ from torchless.quantize.job import Job
 from torchless.quantize.loss import Loss, measure_losses, right_labels
 from torchless.quantize.mixed import Rung, ladder, mixture, smallest
 from torchless.quantize.pace import CHECKED, RANKED, mean_ratio, race, slower
-from torchless.quantize.recipes import Keep, Recipe
+from torchless.quantize.recipes import RECIPES, Keep, Recipe
 from torchless.quantize.sensitivity import Part, measure, parts_of
 from torchless.writing import seal
 
@@ -110,7 +110,6 @@ class Choice:
             candidate = self._write(recipe, recipe.name, order)
             if self._fits(candidate) and self._keeps_pace(candidate):
                 return candidate
-            self._drop(candidate)
         return None
 
     def _judged(self) -> Candidate | None:
@@ -259,6 +258,8 @@ class Choice:
             ways.append(f"pass max_size={nearest.size}")
         if nearest.loss is not None and not self._holds(nearest):
             ways.append(f"pass max_loss={math.ceil(nearest.loss.interval.value * 1e4) / 1e4:g}")
+        if ways and self.timed and nearest.recipe.name in RECIPES and not self._keeps_pace(nearest):
+            ways.append(f"pass recipe='{nearest.recipe.name}', since it is {nearest.outcome}")
         if not ways:
             ways.append(f"{nearest.outcome}: keep the float32 bundle, or name the recipe")
         what = f"the recipe {self.recipes[0].name} does not hold" if self.named else "no recipe holds"

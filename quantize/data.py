@@ -94,6 +94,8 @@ def read_examples(
     """
     check_name("task", task, TASKS)
     file = Path(path)
+    if not os.path.lexists(file) or file.is_dir():  # before its name is found fault with
+        raise InputError(f"{file} cannot be read: {'it is a folder' if file.is_dir() else 'there is no such file'}")
     end = file.suffix.lower()
     if end not in (*JSON_LINES, *TABLES, *PLAIN):
         known = ", ".join((*JSON_LINES, *TABLES, *PLAIN))
@@ -268,6 +270,8 @@ def _table(file: Path, content: str, delimiter: str) -> Iterator[tuple[str, Fiel
     try:
         rows = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
         header, start = next(rows, []), rows.line_num + 1
+        if twice := [name for i, name in enumerate(header) if name and name in header[:i]]:
+            raise InputError(f"{file} has the column {twice[0]!r} twice: give each a name of its own")
         for row in rows:
             place, start = f"{file}, line {start}", rows.line_num + 1
             if not row:
@@ -278,6 +282,9 @@ def _table(file: Path, content: str, delimiter: str) -> Iterator[tuple[str, Fiel
                 )
             yield place, {name: cell or None for name, cell in zip(header, row, strict=True)}
     except csv.Error as error:
-        raise InputError(f"{file}, line {rows.line_num}: no CSV ({error})") from None
+        raise InputError(
+            f"{file}, line {rows.line_num}: no CSV ({error}): end every cell that a quote begins with a quote, and "
+            "write those inside twice"
+        ) from None
     finally:
         csv.field_size_limit(before)

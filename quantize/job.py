@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 Data = str | os.PathLike[str] | Sequence[Text]
 
 FEW_ROWS = 16  # for a draft that is only looked at
+ENOUGH, ENOUGH_TOKENS = 100, 1_000  # texts or tokens; below both, one odd text can set a range
 
 
 class Job:
     """The bundle, its float32 graph of a dialect, and the texts to calibrate and judge on (None: random tokens).
 
     What was measured inside the graph for one recipe is remembered for the next. Raises QuantizationError for a
-    bundle that is quantized already or has no such graph, InputError for data that cannot be read.
+    bundle that is quantized already or has no such graph, InputError for data that cannot be read and for labels
+    that the model lacks.
     """
 
     def __init__(
@@ -43,6 +45,10 @@ class Job:
         self.source = read_bundle(bundle, verify=verify)
         self.graph = _graph_to_quantize(self.source, dialect)
         self.examples = None if data is None else _examples(self.source, data)
+        if self.examples is not None:
+            from torchless.quantize.loss import right_labels
+
+            right_labels(self.source.manifest, self.examples)  # texts of another task calibrate nothing
         self._rows: Sequence[Row] | None = None
         self._known: dict[int, Known] = {}  # by the number of rows
 
@@ -55,6 +61,13 @@ class Job:
         if not self.decodes:
             return for_encoder(recipe)
         return for_decoder(recipe, (matrix.name for matrix in self.matrices()))
+
+    def thin(self) -> str:
+        """A sentence on texts that say too little, "" where they say enough or were not asked."""
+        tokens = sum(len(row.input_ids) for row in self._rows or ())
+        if self.examples is None or self._rows is None or tokens >= ENOUGH_TOKENS or len(self.examples) >= ENOUGH:
+            return ""
+        return f"activations were measured on {tokens:,} tokens of the data: a few hundred texts tell more"
 
     def write(self, folder: Path, recipe: Recipe) -> Bundle:
         """Fill an empty folder with the quantized bundle, checked against the source."""
@@ -145,6 +158,11 @@ def _graph_to_quantize(bundle: Bundle, dialect: Dialect) -> Graph:
         if "carried" in bundle.manifest.recipe:  # there was none
             advice = "export the GGUF file with --precision fp32, and quantize that"
         raise QuantizationError(f"{bundle.path} is quantized already ({name}): {advice}")
+    if all(graph.dialect == "foreign" for graph in graphs):
+        raise QuantizationError(
+            f"{bundle.path} has no {dialect} graph in float32: another tool wrote its graph, and recipes fit "
+            "those of torchless. Export the checkpoint that it was made from"
+        )
     have = ", ".join(f"{graph.dialect} {graph.precision}" for graph in graphs)
     raise QuantizationError(
         f"{bundle.path} has no {dialect} graph in float32 (it has {have}): export the checkpoint with "

@@ -33,6 +33,7 @@ FIELDS = ("name", "body", "ends", "tables", "migrate", "matrices", "floats", "di
 KNOWN = ", ".join(RECIPES)
 NAME = re.compile(r"[^\W_][\w .+-]{0,49}")  # it names files
 RESERVED = ("auto", "fp32")
+MOST_STEADY = 1_000_000  # takes every range already; a whole number beyond a float's would end in a traceback
 
 
 def find_recipe(recipe: str | os.PathLike[str] | Recipe) -> Recipe:
@@ -57,7 +58,8 @@ def write_recipe(recipe: Recipe, path: str | os.PathLike[str]) -> None:
 def read_recipe(path: Path) -> Recipe:
     """Raises QuantizationError for what cannot be read, naming the field."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors begin files with a mark
+        text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin files with a mark
+        raw = json.loads(text, object_pairs_hook=_each_once)
     except (OSError, ValueError, RecursionError) as error:
         raise QuantizationError(f"the recipe {path} cannot be read ({error})") from None
     if not isinstance(raw, dict):
@@ -98,6 +100,15 @@ def read_recipe(path: Path) -> Recipe:
     )
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; a field that stands there twice was edited in the wrong place, and one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for i, (name, _) in enumerate(pairs) if name in dict(pairs[:i]))
+        raise ValueError(f"{twice!r} stands there twice: keep one")
+    return found
+
+
 def _scheme(raw: object, where: str) -> Scheme:
     if not isinstance(raw, dict) or not isinstance(raw.get("kind"), str) or raw["kind"] not in SCHEMES:
         raise QuantizationError(f'{where}: expected an object with "kind": one of {", ".join(SCHEMES)}')
@@ -109,8 +120,8 @@ def _scheme(raw: object, where: str) -> Scheme:
             known = f"it has {', '.join(fields)}" if fields else "it has none"
             raise QuantizationError(f"{where}: {raw['kind']} has no field {name!r} ({known})")
         if name == "steady":
-            if type(value) not in (int, float) or not 0 <= value < float("inf"):
-                raise QuantizationError(f"{where}: steady={value!r}: give a number, 0 or more")
+            if type(value) not in (int, float) or not 0 <= value <= MOST_STEADY:
+                raise QuantizationError(f"{where}: steady={value!r}: give a number from 0 to {MOST_STEADY:,}")
         elif not any(value == allowed and type(value) is type(allowed) for allowed in VALUES[name]):
             raise QuantizationError(f"{where}: {name}={value!r}: give one of {_known(name)}")
     for name, entry in fields.items():

@@ -157,7 +157,7 @@ RECIPES = {
             migrate=0.6,
             why="With VNNI a third of fp32's time from 32 rows on, where 8-bit blocks take two thirds; for one "
             "row, all that a head sees, blocks are faster (768 x 3072, 2 threads). Migration takes MiniLM's error "
-            "from 0.0032 to 0.0009; measured ranges where rows are alike take it to 0.0013 and save a sixth of the "
+            "from 0.0027 to 0.0010; measured ranges where rows are alike take it to 0.0013 and save a sixth of the "
             "time.",
             gated=Recipe(
                 "int8",

@@ -27,8 +27,11 @@ def find_one(recipe: str | os.PathLike[str] | Recipe) -> Recipe | None:
 
 
 def check_apart(source: Bundle, out: str | os.PathLike[str]) -> None:
-    if source.path.resolve().is_relative_to(Path(out).resolve()):
+    bundle, target = source.path.resolve(), Path(out).resolve()
+    if bundle.is_relative_to(target):
         raise QuantizationError(f"{out} is or holds the bundle to be quantized: choose another name")
+    if target.is_relative_to(bundle):  # which could not be replaced then, since it would hold foreign files
+        raise QuantizationError(f"{out} lies in the bundle to be quantized: choose another folder")
 
 
 def write_together(

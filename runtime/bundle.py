@@ -50,7 +50,11 @@ def read_bundle(path: str | os.PathLike[str], *, verify: bool = False) -> Bundle
         raise BundleError(
             f"{folder} is not a folder: give the folder that `torchless export` wrote"
             + (" (unzip the archive first)" if folder.is_file() else "")
-            + (", or pass download=True (--download) to ask the hub for it" if looks_like_a_name(path) else "")
+            + (
+                "; torchless.load and `torchless run` ask the hub for it with download=True (--download)"
+                if looks_like_a_name(path)
+                else ""
+            )
         )
     where = folder / MANIFEST
     try:
@@ -61,7 +65,8 @@ def read_bundle(path: str | os.PathLike[str], *, verify: bool = False) -> Bundle
     except FileNotFoundError:
         raise BundleError(
             f"{folder} has no {MANIFEST}, so it is no bundle: make one with "
-            f"`torchless export {folder} OUT` if it holds a checkpoint"
+            f"`torchless export {folder} OUT` if it holds a checkpoint, with `torchless adopt {folder} OUT` if it "
+            "holds another tool's model.onnx"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"{where} cannot be read ({error}): {EXPORT_AGAIN}") from None

@@ -86,7 +86,9 @@ def _refuse_to_destroy(target: Path, overwrite: bool) -> None:
         raise BundleError(f"{target} is not a folder, so it is not overwritten: choose another name")
     inside = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
     if inside and (foreign := sorted(inside - {MANIFEST} - _listed(target))):
-        raise BundleError(f"{target} holds {foreign[0]}, which is of no bundle, so it is not overwritten")
+        raise BundleError(
+            f"{target} holds {foreign[0]}, which is of no bundle, so it is not overwritten: choose another name"
+        )
 
 
 def _listed(folder: Path) -> set[str]:
@@ -95,7 +97,7 @@ def _listed(folder: Path) -> set[str]:
         return set(Manifest.from_json((folder / MANIFEST).read_text(encoding="utf-8")).files)
     except (OSError, ValueError, BundleError) as error:
         raise BundleError(
-            f"{folder} holds something other than a bundle, so it is not overwritten ({error})"
+            f"{folder} holds something other than a bundle, so it is not overwritten ({error}): choose another name"
         ) from None
 
 

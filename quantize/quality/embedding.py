@@ -41,7 +41,8 @@ def measure_embedding(
     """Each model's measures. Raises InputError for models whose vectors have other lengths."""
     same_dimension(models)
     if len(examples) <= 2 * NEAREST:
-        watch.notes.append(f"{len(examples)} texts are too few to compare the {NEAREST} nearest of each.")
+        few = "One text is" if len(examples) == 1 else f"{len(examples)} texts are"
+        watch.notes.append(f"{few} too few to compare the {NEAREST} nearest of each.")
     if len(examples) > PAIRED:
         watch.notes.append(f"The rank correlation is of all pairs of {PAIRED:,} texts, drawn at random.")
     watch.begin(len(models) * len(examples))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def class_ids(placed: Sequence[Placed], labels: Sequence[str]) -> Ids:
     by_name = all(name.casefold() in loose for name in given)
     found = np.full(len(given), -1)
     for row, name in enumerate(given):
-        if not by_name and name.isdecimal() and int(name) < len(labels):
+        if not by_name and name.isdecimal() and len(name) < 10 and int(name) < len(labels):
             found[row] = int(name)
         else:
             found[row] = exact.get(name, loose.get(name.casefold(), -1))
@@ -86,7 +87,7 @@ def _plain(label: Any) -> str:
 
 
 def _unknown(placed: Sequence[Placed], labels: Sequence[str]) -> InputError:
-    names = list(dict.fromkeys(repr(label) for _, label in placed))
+    names = list(dict.fromkeys(reprlib.repr(label) for _, label in placed))
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     others = f" and {len(placed) - 1} more" if len(placed) > 1 else ""
     numbered = f"0 to {len(labels) - 1} for " if len(labels) > 1 else ""

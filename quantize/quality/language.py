@@ -52,7 +52,8 @@ def measure_language(
     context = min(model.context_length for model in models)
     windows = sample(cut(same_tokens(models, examples), context), limit)
     watch.notes.append(
-        f"{len(windows):,} windows of at most {context:,} tokens that do not overlap; each one's first is given."
+        f"{len(windows):,} window{'s' * (len(windows) > 1)} of at most {context:,} tokens that do not overlap; "
+        "each one's first is given."
     )
     prompts = [window[: min(PROMPT, context // 2)] for window in _even(windows, PROMPTS)]
     watch.begin(len(models) * (len(windows) + len(prompts)))

@@ -1,4 +1,4 @@
-"""The results as a table for a terminal: plain text in aligned columns, none wider than WIDTH."""
+"""The results as a table for a terminal: plain text in aligned columns, as wide as the terminal is."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Iterator, Sequence
 from torchless.quantize.report.wording import Cell, machine_of, overview, speeds, title_of
 from torchless.quantize.results import Results
 
-WIDTH = 100
+WIDTH = 100  # where there is no terminal to ask
 GAP = 2  # spaces between columns
 
 
-def table(results: Results) -> str:
+def table(results: Results, width: int = WIDTH) -> str:
     """Size, start, memory and quality of each bundle; its speed by shape; what there is to know besides.
 
     A figure of quality is followed by half the width of its 95 % interval. "worse", "better", "slower" and
     "faster" stand only where a bundle differs from the first by more than chance.
     """
-    parts = [title_of(results), *blocks(*overview(results), left=1)]
+    parts = [title_of(results), *blocks(*overview(results), left=1, width=width)]
     if any(one.latencies for one in results.bundles):
-        parts.extend(_by_shape(*speeds(results)))
-    parts.append("\n".join(_wrap(note) for note in (*results.notes, f"Measured on {machine_of(results)}.")))
+        parts.extend(_by_shape(*speeds(results), width))
+    parts.append("\n".join(_wrap(note, width) for note in (*results.notes, f"Measured on {machine_of(results)}.")))
     return "\n\n".join(parts) + "\n"
 
 
-def blocks(heads: Sequence[str], rows: Sequence[Sequence[Cell]], left: int) -> Iterator[str]:
+def blocks(heads: Sequence[str], rows: Sequence[Sequence[Cell]], left: int, width: int) -> Iterator[str]:
     """Aligned columns, the first `left` to the left; what is too wide goes on below, after those again."""
     columns = [
         _column(head, cells, i < left) for i, (head, cells) in enumerate(zip(heads, zip(*rows, strict=True)))
@@ -34,16 +34,16 @@ def blocks(heads: Sequence[str], rows: Sequence[Sequence[Cell]], left: int) -> I
     names = list(range(left))
     chosen: list[int] = []
     for i in range(left, len(columns)):
-        if chosen and sum(widths[j] + GAP for j in (*names, *chosen, i)) - GAP > WIDTH:
+        if chosen and sum(widths[j] + GAP for j in (*names, *chosen, i)) - GAP > width:
             yield _block([columns[j] for j in (*names, *chosen)])
             chosen = []
         chosen.append(i)
     yield _block([columns[j] for j in (*names, *chosen)])
 
 
-def _by_shape(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Iterator[str]:
+def _by_shape(heads: Sequence[str], rows: Sequence[Sequence[Cell]], width: int) -> Iterator[str]:
     """The first column's texts as lines of their own, above those that they are of."""
-    for block in blocks(heads[1:], [row[1:] for row in rows], left=1):
+    for block in blocks(heads[1:], [row[1:] for row in rows], left=1, width=width - 2):
         head, *lines = block.splitlines()
         shown = [f"  {head}"]
         for row, line in zip(rows, lines, strict=True):
@@ -67,5 +67,5 @@ def _block(columns: Sequence[Sequence[str]]) -> str:
     return "\n".join((" " * GAP).join(line).rstrip() for line in zip(*columns, strict=True))
 
 
-def _wrap(note: str) -> str:
-    return textwrap.fill(note, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+def _wrap(note: str, width: int) -> str:
+    return textwrap.fill(note, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -13,10 +13,14 @@ import re
 import sys
 from collections.abc import Sequence
 
-from torchless.cli import adopt, bench, doctor, export, inspect, quantize, run, sensitivity, serve, verify
-from torchless.cli.telling import tell
-from torchless.errors import TorchlessError
-from torchless.version import __version__
+try:
+    from torchless.cli import adopt, bench, doctor, export, inspect, quantize, run, sensitivity, serve, verify
+    from torchless.cli.telling import tell
+    from torchless.errors import TorchlessError
+    from torchless.version import __version__
+except KeyboardInterrupt:  # numpy takes most of the first half second, and `main` is not there yet
+    print("\ntorchless: interrupted", file=sys.stderr)
+    sys.exit(130)
 
 COMMANDS = (export, adopt, quantize, sensitivity, bench, run, serve, inspect, verify, doctor)
 

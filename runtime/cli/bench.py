@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,8 @@ def act(args: argparse.Namespace) -> None:
         results = bench(args.bundles, args.data, options, progress=progress)
     results = dataclasses.replace(results, sensitivity=tuple(map(dataclasses.asdict, rows)) or None)
     write(results, outputs)
-    print(table(results), end="")
+    wide = {"width": shutil.get_terminal_size().columns} if sys.stdout.isatty() else {}
+    print(table(results, **wide), end="")
 
 
 class Progress:

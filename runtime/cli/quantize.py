@@ -44,7 +44,12 @@ def add(commands: Any) -> None:
         help="such as 0.5%% or 0.005: the rise of perplexity, the accuracy or F1 lost, without labels the share of "
         "changed answers, of embeddings the mean cosine error; with --recipe auto and --data 0.5%% by default",
     )
-    command.add_argument("--max-size", type=_size, metavar="SIZE", help="such as 20MB (kB, MB, GB, MiB)")
+    command.add_argument(
+        "--max-size",
+        type=_size,
+        metavar="SIZE",
+        help="such as 20MB (kB, MB, GB, MiB); the manifest, a few kB, is not counted",
+    )
     command.add_argument(
         "--target",
         metavar="NAME",

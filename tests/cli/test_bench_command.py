@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,3 +132,19 @@ def test_ctrl_c_ends_bench_with_130(
     code, out, err = shell("bench", bert_bundles["text-classification"], "--json", target)
     assert (code, out) == (130, "") and "interrupted" in err and not target.exists()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_table_is_as_wide_as_the_terminal(
+    shell: Shell, bert_bundles: dict[str, Path], mails: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((70, 24)))
+    monkeypatch.setattr("torchless.cli.bench.sys", types.SimpleNamespace(stdout=Terminal(), stderr=None))
+    bundle = bert_bundles["text-classification"]
+    columns = ("--text-column", "body", "--label-column", "kind")
+    code, out, _ = shell("bench", bundle, bundle, "--data", mails, *columns, "--no-speed")
+    assert code == 0 and max(map(len, out.splitlines())) <= 70
+
+
+class Terminal:
+    def isatty(self) -> bool:
+        return True

@@ -175,3 +175,11 @@ def test_a_reader_that_leaves_is_no_error(bert_bundles: dict[str, Path]) -> None
     process.stdin.write("the union\n" * 500)
     process.stdin.close()
     assert process.wait(timeout=60) == 0 and "Traceback" not in process.stderr.read()
+
+
+def test_ctrl_c_before_the_command_is_there_exits_with_130_too() -> None:
+    interrupt = "import sys\nclass Ctrl:\n    def find_spec(self, name, *more):\n"
+    interrupt += "        if name == 'numpy': raise KeyboardInterrupt\n"
+    interrupt += "sys.meta_path.insert(0, Ctrl())\nfrom torchless.cli import main\nsys.exit(main(['doctor']))"
+    done = subprocess.run([sys.executable, "-c", interrupt], capture_output=True, text=True)
+    assert done.returncode == 130 and done.stderr.strip() == "torchless: interrupted"

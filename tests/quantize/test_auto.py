@@ -425,3 +425,11 @@ def test_lengths_are_cut_to_the_context_and_no_shape_is_timed_twice():
     shapes = (Shape("prompt", 1, 8), Shape("prompt", 1, 64), Shape("prompt", 1, 512), Shape("decode", 1, 8))
     assert pace.cut(shapes, 20) == [Shape("prompt", 1, 8), Shape("prompt", 1, 20), Shape("decode", 1, 3)]
     assert pace.cut(shapes, 5) == [Shape("prompt", 1, 5)]
+
+
+def test_advice_on_the_size_is_not_refused_for_speed_afterwards(gpt_bundle, tmp_path, scripted):
+    scripted(corners=dict.fromkeys(RECIPES, 0.5))
+    message = (
+        r"the nearest is int4-all .*: pass max_size=\d+ and pass recipe='int4-all', since it is slower than float32"
+    )
+    refused(gpt_bundle, tmp_path, message, max_size=1000)

@@ -188,3 +188,23 @@ def test_a_sample_is_spread_over_the_file_in_its_order_and_always_the_same():
     assert sample(items, None) == sample(items, 1000) == sample(items, 2000) == items
     with pytest.raises(InputError, match="limit=0"):
         sample(items, 0)
+
+
+def test_a_column_that_stands_twice_is_refused(write):
+    with pytest.raises(InputError, match=r"a\.csv has the column 'text' twice"):
+        read_examples(write("a.csv", "text,text,label\na,b,ham\n"), "text-classification")
+
+
+def test_a_quote_that_is_not_closed_says_what_to_do(write):
+    with pytest.raises(InputError, match=r"line 2: no CSV .*: end every cell that a quote begins with a quote"):
+        read_examples(write("a.csv", 'text,label\n"a,ham\n'), "text-classification")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("gone", "there is no such file"), ("gone.csv", "there is no such file"), ("folder", "it is a folder")],
+)
+def test_what_is_not_there_or_a_folder_is_said_before_its_name_is_judged(name, what, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=rf"{name} cannot be read: {what}"):
+        read_examples(tmp_path / name, "text-classification")

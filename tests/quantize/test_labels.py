@@ -50,3 +50,9 @@ def test_many_unknown_labels_are_counted():
     assert np.array_equal(class_ids([("here", "spam")], LABELS), [1])
     with pytest.raises(InputError, match=message):
         class_ids(placed, LABELS)
+
+
+def test_a_label_of_any_length_is_told_short():
+    with pytest.raises(InputError) as told:
+        class_ids([("here", "9" * 5000)], LABELS)
+    assert len(str(told.value)) < 150

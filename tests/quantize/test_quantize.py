@@ -15,9 +15,10 @@ import transformers
 
 import torchless
 from torchless.bundle import read_bundle
-from torchless.errors import BundleError, QuantizationError
+from torchless.errors import BundleError, InputError, QuantizationError
 from torchless.export import export
 from torchless.quantize import RECIPES, quantize
+from torchless.quantize.budget import Told
 from torchless.quantize.draft import Draft
 from torchless.verify import verify
 from torchless.writing import seal
@@ -214,3 +215,31 @@ def test_a_gpt2_of_124_million_weights_fits_its_budget(tmp_path):
         out = quantize(tmp_path / "fp32", tmp_path / recipe, recipe=recipe)
         megabytes[recipe] = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     assert megabytes["int8"] <= 135 and megabytes["int4"] <= 100 and megabytes["int4-all"] <= 85, megabytes
+
+
+@pytest.mark.parametrize("recipe", ["int8", ["int8", "fp32"]])
+def test_a_bundle_is_not_written_into_the_one_that_it_is_made_from(recipe, gpt_bundle, copy_of):
+    source = copy_of(gpt_bundle)
+    before = sorted(os.listdir(source))
+    with pytest.raises(QuantizationError, match="lies in the bundle to be quantized: choose another folder"):
+        quantize(source, source / "made" / "int8", recipe=recipe)
+    assert sorted(os.listdir(source)) == before
+
+
+def test_calibration_texts_with_labels_that_the_model_lacks_are_refused(bert_bundles, tmp_path, tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "a.csv"
+    file.write_text("text,label\nYou have won!,eggs\n", encoding="utf-8")
+    message = r"line 2: labels that the model lacks: 'eggs'"
+    refused(bert_bundles["text-classification"], tmp_path / "out", message, InputError, data=file)
+
+
+def test_few_tokens_of_calibration_are_told_and_many_are_not(gpt_bundle, tmp_path):
+    lines = []
+    quantize(gpt_bundle, tmp_path / "few", recipe="int8-static", data=["The future"], told=Told(lines.append))
+    assert len(lines) == 1 and "tokens of the data: a few hundred texts tell more" in lines[0]
+    lines.clear()
+    quantize(
+        gpt_bundle, tmp_path / "many", recipe="int8-static", data=["The future"] * 900, told=Told(lines.append)
+    )
+    quantize(gpt_bundle, tmp_path / "none", recipe="int8-static", told=Told(lines.append))
+    assert lines == []

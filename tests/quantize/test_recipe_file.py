@@ -48,7 +48,8 @@ def test_each_matrix_gets_the_scheme_of_the_first_pattern_that_fits(gpt_bundle, 
         ({"body": {"kind": "blocks", "bits": True, "size": 32}}, r"body: bits=True: give one of 4, 8"),
         ({"body": {"kind": "blocks", "bits": 4}}, r"body: blocks lacks size: give one of 256, 128"),
         ({"body": {"kind": "columns", "bits": 8}}, r"body: columns has no field 'bits' \(it has steady\)"),
-        ({"body": {"kind": "columns", "steady": -1}}, r"body: steady=-1: give a number, 0 or more"),
+        ({"body": {"kind": "columns", "steady": -1}}, r"body: steady=-1: give a number from 0 to 1,000,000"),
+        ({"body": {"kind": "columns", "steady": 10**400}}, r"body: steady=10+: give a number from 0"),
         ({"body": {"kind": "keep", "bits": 8}}, r"body: keep has no field 'bits' \(it has none\)"),
         ({"ends": {"kind": "columns"}}, r"ends: an embedding can be blocks or keep"),
         ({"migrate": 2}, r"migrate: expected a number from 0 to 1, found 2"),
@@ -101,3 +102,10 @@ def test_an_exception_that_does_not_fit_the_model_is_refused(pattern, scheme, me
     with pytest.raises(QuantizationError, match=message):
         quantize(gpt_bundle, tmp_path / "out", recipe=recipe)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_field_that_stands_twice_is_refused_and_not_half_forgotten(tmp_path):
+    text = json.dumps(RECIPES["int8"].record())
+    (tmp_path / "r.json").write_text(text[:-1] + ', "body": {"kind": "keep"}}')
+    with pytest.raises(QuantizationError, match=r"r\.json cannot be read \('body' stands there twice: keep one\)"):
+        find_recipe(tmp_path / "r.json")

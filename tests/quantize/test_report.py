@@ -93,6 +93,8 @@ def test_no_line_of_the_table_is_too_wide() -> None:
     wide = dataclasses.replace(RESULTS, metrics=many, bundles=bundles, notes=("word " * 60,))
     lines = table(wide).splitlines()
     assert max(map(len, lines)) <= WIDTH
+    assert 70 < max(map(len, table(wide, 80).splitlines())) <= 80
+    assert len(table(wide, 300).splitlines()) < len(lines)
     assert sum("long/int8" in line for line in lines) == 2 + 3  # names are told apart by their ends, in each block
     assert all(f"measure {i}, %" in table(wide) for i in range(9))
 
