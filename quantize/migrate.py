@@ -18,6 +18,7 @@ from torchless.quantize.matrices import Matrix, find_matrices
 from torchless.quantize.recipes import Keep, Recipe
 from torchless.quantize.weights import TINY, Float, check_finite
 
+PAYS = 1.5  # times less error of the activations, for which a Mul is worth its time
 QUIETEST = 0.1  # of the median: a channel that was silent on a few texts may speak on another one
 
 
@@ -25,8 +26,9 @@ def migrate(draft: Draft, recipe: Recipe, calibration: Calibration) -> None:
     """Divide what the matrices inside read by s, and multiply their rows by it.
 
     Where a norm's result is read by them alone, its own weights are divided (every pre-norm GPT and Llama), which
-    costs nothing; otherwise, as in a post-norm BERT, whose norm is the residual too, a Mul stands before them. What
-    attention or an activation gives is left as it is: nothing was gained there (docs/quantization.md).
+    costs nothing; otherwise, as in a post-norm BERT, whose norm is the residual too, a Mul stands before them where
+    that pays. What attention or an activation gives is left as it is: nothing was gained there
+    (docs/quantization.md).
     """
     if recipe.migrate is None:
         return
@@ -41,13 +43,17 @@ def migrate(draft: Draft, recipe: Recipe, calibration: Calibration) -> None:
     readers = draft.readers()
     for group, weights in zip(groups, rows, strict=True):
         inputs = _inputs(group)
-        s = scales(np.max([magnitudes[x] for x in inputs], axis=0), weights, recipe.migrate)
+        largest = np.max([magnitudes[x] for x in inputs], axis=0)
+        s = scales(largest, weights, recipe.migrate)
+        nodes = [node for matrix in group for node in matrix.readers]
+        folds = {x: _folds(draft, producers[x], readers, nodes) for x in inputs}
+        if not all(folds.values()) and gain(largest, weights, s) < PAYS:
+            continue
         for matrix in group:
             draft.scale(matrix.name, s if matrix.transposed else s[:, None])
-        nodes = [node for matrix in group for node in matrix.readers]
         for x in inputs:
             norm = producers[x]
-            if _folds(draft, norm, readers, nodes):
+            if folds[x]:
                 for name in norm.input[1:]:
                     draft.scale(name, np.float32(1) / s)
                 calibration.divide(x, x, s)
@@ -62,6 +68,12 @@ def scales(largest: Float, weights: Float, alpha: float) -> Float:
     w = np.maximum(weights, max(QUIETEST * float(np.median(weights)), TINY))
     logarithm = alpha * np.log(x) - (1 - alpha) * np.log(w)
     return np.asarray(np.exp(logarithm - logarithm.mean()), np.float32)
+
+
+def gain(largest: Float, weights: Float, s: Float) -> float:
+    """How many times finer the steps of x become, weighed by the rows of W that multiply them."""
+    before, after = largest.max() * np.linalg.norm(weights), (largest / s).max() * np.linalg.norm(weights * s)
+    return float(before / max(after, TINY))
 
 
 def _groups(draft: Draft, recipe: Recipe) -> list[list[Matrix]]:

@@ -151,7 +151,7 @@ RECIPES = {
     for recipe in (
         Recipe(
             "int8",
-            body=Columns(steady=2.5),
+            body=Columns(steady=4.0),
             ends=Blocks(8, 128),
             tables=Blocks(8, 128),
             migrate=0.6,
