@@ -91,8 +91,11 @@ def main() -> None:
         for name, size in (("one at a time", 1), (f"in batches of {BATCH}", BATCH)):
             batches = feeds(rows, size)
             seconds: dict[str, list[float]] = {one: [] for one in calls}
+            order = list(calls)
             for _ in range(given.rounds):
-                for one, call in calls.items():
+                order.append(order.pop(0))  # nobody always follows the same one
+                for one in order:
+                    call = calls[one]
                     start = time.perf_counter()
                     for batch in batches:
                         call(batch)

@@ -194,14 +194,14 @@ RECIPES = {
             tables=Blocks(8, 128),
             why="Two thirds of int8's size for a GPT-2; its vocabulary at 8 bits is 20 MB of that, and keeps the "
             "ranking of tokens. Blocks of 32 take a third more time, and with plain scales have the perplexity of "
-            "blocks of 128 with searched ones. GPTQ takes two thirds of the divergence away where text is given.",
+            "blocks of 128 with searched ones. GPTQ takes a third of the divergence away where text is given.",
             encoder=Recipe(
                 "int4",
                 body=Blocks(4, 32, "gptq"),
                 ends=Blocks(8, 128),
                 tables=Blocks(8, 128),
                 migrate=0.4,
-                why="In an encoder blocks of 32 keep more: 84 % of MiniLM's ten nearest, not 80. Migration, which "
+                why="In an encoder blocks of 32 keep more of MiniLM's nearest than those of 128. Migration, which "
                 "a GPT loses by, takes a third of the error away.",
             ),
         ),

@@ -16,7 +16,7 @@ from torchless.probe import Probe, max_error, run_probe
 from torchless.quantize import quantize
 from torchless.quantize.calibrate import Calibration
 from torchless.quantize.draft import Draft
-from torchless.quantize.migrate import QUIETEST, migrate, scales
+from torchless.quantize.migrate import PAYS, QUIETEST, gain, migrate, scales
 from torchless.quantize.recipes import RECIPES, Columns, Keep
 
 INT8 = RECIPES["int8"]
@@ -75,6 +75,21 @@ def test_a_pre_norm_gpt_folds_and_a_post_norm_bert_multiplies(name, products, bu
     old, new = kinds_of(source), kinds_of(moved)
     assert new.count("Mul") - old.count("Mul") == products  # QKV and the inner product of two layers
     assert [kind for kind in new if kind != "Mul"] == [kind for kind in old if kind != "Mul"]
+
+
+def test_a_multiplication_that_does_not_pay_is_left_out_and_a_fold_costs_nothing(bundles, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchless.quantize.migrate.PAYS", np.inf)
+    assert kinds_of(migrated(bundles["bert"], tmp_path / "bert")) == kinds_of(bundles["bert"])
+    weights = [migrated(bundles["gpt"], tmp_path / "gpt"), bundles["gpt"]]
+    assert len({one.file("model.onnx.data").read_bytes() for one in weights}) == 2
+
+
+def test_the_gain_is_how_much_finer_the_loudest_channel_lets_the_others_be():
+    even, loud = np.ones(8, np.float32), np.ones(8, np.float32)
+    loud[3] = 64
+    assert gain(even, even, np.ones(8, np.float32)) == 1
+    assert np.isclose(gain(loud, even, np.ones(8, np.float32)), 1)
+    assert gain(even, even, scales(even, even, 0.6)) < PAYS < gain(loud, even, scales(loud, even, 0.6))
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt"])
