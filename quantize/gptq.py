@@ -64,15 +64,15 @@ def _grid(padded: Float, importance: Float, top: int) -> tuple[Float, Float]:
     """Scale and zero point of every block of [N,B,size] with the least squared error, each channel's by its mean
     square: of narrower and narrower ranges, from either end."""
     low, high = np.minimum(padded.min(axis=-1), 0), np.maximum(padded.max(axis=-1), 0)
-    scale, zero = np.empty_like(low), np.zeros_like(low)
+    scale, zero = np.full_like(low, TINY), np.zeros_like(low)  # what stays where every square is infinite
     least = np.full(low.shape, np.inf, np.float32)
     for below, above in itertools.product(SHARES, SHARES):
-        tried = np.maximum((above * high - below * low) / top, TINY)
-        start = np.clip(np.rint(-below * low / tried), 0, top)
-        error = np.clip(np.rint(padded / tried[..., None]), -start[..., None], top - start[..., None])
-        error *= tried[..., None]
-        error -= padded
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
+            tried = np.maximum((above * high - below * low) / top, TINY)
+            start = np.clip(np.rint(-below * low / tried), 0, top)
+            error = np.clip(np.rint(padded / tried[..., None]), -start[..., None], top - start[..., None])
+            error *= tried[..., None]
+            error -= padded
             squared = np.einsum("nbi,nbi,bi->nb", error, error, importance)
         better = squared < least
         scale[better], zero[better], least[better] = tried[better], start[better], squared[better]

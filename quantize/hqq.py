@@ -35,7 +35,8 @@ def hqq(name: str, rows: Float, bits: int, size: int) -> tuple[Bytes, Float, Byt
     step = max(1, PIECE // max(1, padded[0].size)) if count else 1
     for start in range(0, count, step):
         part = slice(start, start + step)
-        scale[part], zero[part] = _fit(padded[part], scale[part], zero[part], top)
+        with np.errstate(over="ignore", invalid="ignore"):  # a step that overflows is not taken
+            scale[part], zero[part] = _fit(padded[part], scale[part], zero[part], top)
     codes = _codes(padded, scale, zero, top)
     return pack(codes.astype(np.uint8), bits), scale, pack(zero.astype(np.uint8), bits)
 

@@ -94,6 +94,14 @@ def test_a_bundle_has_it_in_its_body_and_searched_scales_where_tokens_are_looked
     assert made.manifest.recipe["body"]["method"] == "hqq"
 
 
+def test_the_largest_floats_stay_what_they_are():
+    largest = np.finfo(np.float32).max / 2  # the ends of a range are rounded, too
+    rows = np.tile(np.array([largest, -largest, 0, largest / 2], np.float32), (2, 16))
+    with np.errstate(all="raise", under="ignore"):
+        found = values(rows, 4, 32)
+    assert np.isfinite(found).all() and np.abs(found / largest - rows / largest).max() < 0.1
+
+
 def test_weights_that_are_no_numbers_are_refused_by_name():
     with pytest.raises(QuantizationError, match="the_weight holds NaN"):
         hqq("the_weight", np.full((2, 32), np.nan, np.float32), 4, 32)
