@@ -60,8 +60,10 @@ def close_attention(draft: Draft, product: Any, inputs: list[str]) -> bool:
     if found is None or any(found[1].input[5:]):  # QAttention takes no shift of the scores
         return False
     split, attention = found
-    rows, weight, step, scales, zero, weight_zero, bias = inputs
     mask = [*attention.input, ""][4]
+    if not mask:  # then the other operator has a faster kernel
+        return False
+    rows, weight, step, scales, zero, weight_zero, bias = inputs
     y = attention.output[0]
     kept = {one.name: helper.get_attribute_value(one) for one in attention.attribute if one.name in KEPT}
     closed = helper.make_node(

@@ -29,8 +29,8 @@ def gptq(
     The output error of every row is at most that of `hqq`, whose row is taken where it would be more. Channels are
     rounded in falling order of their mean square, with the scales of the blocks settled before, so that the layout
     stays as it is (the paper's "static groups"). `damp` > 0 is the share of the mean of H's diagonal that is added
-    to it: a little follows the text closely, much comes near to rounding to nearest, as a channel that never fires
-    is always rounded. NaN and infinity are a QuantizationError that bears the name.
+    to it: a little follows the text closely, much comes near to rounding each weight by itself, as a channel that
+    never fires always is. NaN and infinity are a QuantizationError that bears the name.
     """
     check_finite(name, rows)
     check_finite(f"what {name} is multiplied by", hessian)
@@ -41,11 +41,12 @@ def gptq(
     padded.reshape(count, -1)[:, :length] = rows
     importance = np.zeros(padded.shape[1:], np.float32)
     importance.reshape(-1)[:length] = damped.diagonal() / damped.diagonal().max()
-    scale, zero = _grid(padded, importance, (1 << bits) - 1)
-    codes = np.repeat(zero[..., None], size, axis=-1)  # the padding is zero
-    codes.reshape(count, -1)[:, :length] += _round_in_turn(rows, scale, zero, damped, (1 << bits) - 1, size)
-    ours = pack(codes.astype(np.uint8), bits), scale, pack(zero.astype(np.uint8), bits)
-    better = _error(rows, ours, hessian, bits) < _error(rows, alone, hessian, bits)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not better
+        scale, zero = _grid(padded, importance, (1 << bits) - 1)
+        codes = np.repeat(zero[..., None], size, axis=-1)  # the padding is zero
+        codes.reshape(count, -1)[:, :length] += _round_in_turn(rows, scale, zero, damped, (1 << bits) - 1, size)
+        ours = pack(codes.astype(np.uint8), bits), scale, pack(zero.astype(np.uint8), bits)
+        better = _error(rows, ours, hessian, bits) < _error(rows, alone, hessian, bits)
     return (
         np.where(better[:, None, None], ours[0], alone[0]),
         np.where(better[:, None], ours[1], alone[1]),
@@ -67,13 +68,12 @@ def _grid(padded: Float, importance: Float, top: int) -> tuple[Float, Float]:
     scale, zero = np.full_like(low, TINY), np.zeros_like(low)  # what stays where every square is infinite
     least = np.full(low.shape, np.inf, np.float32)
     for below, above in itertools.product(SHARES, SHARES):
-        with np.errstate(over="ignore", invalid="ignore"):
-            tried = np.maximum((above * high - below * low) / top, TINY)
-            start = np.clip(np.rint(-below * low / tried), 0, top)
-            error = np.clip(np.rint(padded / tried[..., None]), -start[..., None], top - start[..., None])
-            error *= tried[..., None]
-            error -= padded
-            squared = np.einsum("nbi,nbi,bi->nb", error, error, importance)
+        tried = np.maximum((above * high - below * low) / top, TINY)
+        start = np.clip(np.rint(-below * low / tried), 0, top)
+        error = np.clip(np.rint(padded / tried[..., None]), -start[..., None], top - start[..., None])
+        error *= tried[..., None]
+        error -= padded
+        squared = np.einsum("nbi,nbi,bi->nb", error, error, importance)
         better = squared < least
         scale[better], zero[better], least[better] = tried[better], start[better], squared[better]
     return scale, zero

@@ -29,6 +29,11 @@ class Matrix:
     readers: tuple[Any, ...]
 
     @property
+    def looked_up(self) -> bool:
+        """Whether rows of it are looked up, by tokens or places."""
+        return any(node.op_type == "Gather" for node in self.readers)
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """The values that are multiplied by it."""
         return tuple(dict.fromkeys(node.input[0] for node in self.readers if node.op_type != "Gather"))

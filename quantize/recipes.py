@@ -52,7 +52,9 @@ class Static:
 
 @dataclass(frozen=True)
 class Blocks:
-    """4 or 8 bits, one scale for `size` weights of a sum; activations are int8, scaled by the same blocks.
+    """4 or 8 bits, one scale (and by method a zero point) for `size` weights of a sum.
+
+    Activations are int8, scaled by the same blocks.
 
     Closest to float32 and fastest for one token; an embedding can be read from it row by row.
     """
@@ -60,8 +62,8 @@ class Blocks:
     bits: int
     size: int  # the largest; weights.block_size takes a smaller one where a row would need padding
     # "nearest" and "search" say how a scale is found (weights.blocks), "hqq" finds a zero point with it (hqq.py),
-    # and "gptq" rounds so that the product of a text stays near (gptq.py): where no text is given, it is "hqq".
-    # What tokens are looked up in has no zero points: "search" stands in for both there.
+    # and "gptq" rounds so that the product of a text stays near (gptq.py): where no text is given, and for a head,
+    # it is "hqq". What tokens are looked up in has no zero points: "search" stands in for both there.
     method: Method = "search"
 
 
@@ -156,8 +158,8 @@ RECIPES = {
             tables=Blocks(8, 128),
             migrate=0.6,
             why="With VNNI a third of fp32's time from 32 rows on, where 8-bit blocks take two thirds; for one "
-            "row, all that a head sees, blocks are faster (768 x 3072, 2 threads). Migration takes MiniLM's error "
-            "from 0.0027 to 0.0010; measured ranges where rows are alike take it to 0.0013 and save a sixth of the "
+            "row, all that a head sees, blocks are faster (768 x 3072, 2 threads). Migration and measured "
+            "ranges where rows are alike take MiniLM's error from 0.0026 to 0.0012; the ranges save a sixth of the "
             "time.",
             gated=Recipe(
                 "int8",
@@ -193,16 +195,16 @@ RECIPES = {
             ends=Blocks(8, 128),
             tables=Blocks(8, 128),
             why="Two thirds of int8's size for a GPT-2; its vocabulary at 8 bits is 20 MB of that, and keeps the "
-            "ranking of tokens. Blocks of 32 take a third more time, and with plain scales have the perplexity of "
-            "blocks of 128 with searched ones. GPTQ takes a third of the divergence away where text is given.",
+            "ranking of tokens. Blocks of 32 take a third more time. GPTQ takes a third of the divergence away "
+            "where text is given.",
             encoder=Recipe(
                 "int4",
                 body=Blocks(4, 32, "gptq"),
                 ends=Blocks(8, 128),
                 tables=Blocks(8, 128),
                 migrate=0.4,
-                why="In an encoder blocks of 32 keep more of MiniLM's nearest than those of 128. Migration, which "
-                "a GPT loses by, takes a third of the error away.",
+                why="In an encoder blocks of 32 keep more of MiniLM's nearest than those of 128. A GPT "
+                "loses by migration, an encoder gains.",
             ),
         ),
         Recipe(

@@ -92,7 +92,7 @@ def _check_exceptions(recipe: Recipe, matrices: Sequence[Matrix], left: Sequence
             )
     for one in matrices:
         scheme = recipe.scheme(one.name, one.role)
-        if isinstance(scheme, (Columns, Static)) and any(node.op_type == "Gather" for node in one.readers):
+        if isinstance(scheme, (Columns, Static)) and one.looked_up:
             raise QuantizationError(
                 f"the recipe {recipe.name} has {type(scheme).__name__.lower()} for {one.name}: an embedding can be "
                 "blocks or keep"
@@ -126,8 +126,7 @@ def to_blocks(draft: Draft, matrix: Matrix, scheme: Blocks, moments: Float | Non
     count, length = rows.shape
     size = block_size(length, scheme.size)
     method = scheme.method
-    looked_up = any(node.op_type == "Gather" for node in matrix.readers)
-    if method in ("gptq", "hqq") and looked_up:
+    if method in ("gptq", "hqq") and matrix.looked_up:
         method = "search"
     elif method == "gptq" and moments is None:
         method = "hqq"

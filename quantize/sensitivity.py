@@ -58,6 +58,7 @@ class Part:
     role: str
     scheme: Scheme
     floats: int = 32  # bits of the recipe's, such as of scales
+    looked_up: bool = False  # row by row: then it has no zero points
 
     @property
     def saved(self) -> int:
@@ -70,7 +71,7 @@ class Part:
         length, bits = weights // self.sums, self.scheme.bits
         size = block_size(length, self.scheme.size)
         blocks = -(-length // size)
-        zeros = -(-blocks * bits // 8) if self.scheme.method in ("gptq", "hqq") and self.role == "body" else 0
+        zeros = -(-blocks * bits // 8) if self.scheme.method in ("gptq", "hqq") and not self.looked_up else 0
         return 4 * weights - self.sums * (blocks * (size * bits + self.floats) // 8 + zeros)
 
 
@@ -111,7 +112,8 @@ def parts_of(job: Job, recipe: Recipe) -> list[Part]:
         sums = matrix.shape[0 if matrix.transposed else 1]
         scheme = recipe.scheme(matrix.name, matrix.role)
         if not isinstance(scheme, Keep):
-            parts.append(Part(matrix.name, matrix.shape, sums, matrix.role, scheme, recipe.floats))
+            part = Part(matrix.name, matrix.shape, sums, matrix.role, scheme, recipe.floats, matrix.looked_up)
+            parts.append(part)
     return parts
 
 

@@ -143,10 +143,17 @@ def test_int8_is_judged_and_run_under_an_older_onnxruntime(python: Path, tmp_pat
     script.write_text(
         "import sys, torchless\n"
         "from torchless.exactness import products_are_exact\n"
-        "assert products_are_exact(precise=True)\n"
-        "print(*torchless.load(sys.argv[1])([7, 200, 33], max_new_tokens=9).token_ids)\n"
+        "try:\n"
+        "    print(*torchless.load(sys.argv[1])([7, 200, 33], max_new_tokens=9).token_ids)\n"
+        "except torchless.ProviderError:\n"
+        "    assert not products_are_exact(precise=True)\n"
+        "    print('refused')\n"
     )
     result = run_with(python, script, str(tmp_path / "int8"), tree=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
+    if result.stdout.strip() == "refused":
+        pytest.skip(
+            "before 1.25 onnxruntime multiplies int8 wrongly on processors with AMX, and the bundle is refused"
+        )
     ours = torchless.load(tmp_path / "int8")([7, 200, 33], max_new_tokens=9).token_ids
     assert result.stdout.split() == [str(one) for one in ours]

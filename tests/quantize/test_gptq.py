@@ -50,8 +50,8 @@ def output_error(rows, quantized, x, bits=4):
 def test_on_correlated_inputs_the_output_error_is_less_than_half_of_hqqs(size):
     rows, x = weights(24, 256), correlated(256)
     ours = output_error(rows, gptq("w", rows, moments(x), 4, size), x)
-    nearest = output_error(rows, hqq("w", rows, 4, size), x)
-    assert ours.mean() < 0.5 * nearest.mean()
+    alone = output_error(rows, hqq("w", rows, 4, size), x)
+    assert ours.mean() < 0.5 * alone.mean()
 
 
 @settings(max_examples=30, deadline=None)
@@ -60,16 +60,16 @@ def test_no_rows_output_error_is_above_hqqs(seed, length, bits, size):
     rows = weights(5, length, seed) ** 3  # long tails
     x = correlated(length, tokens=7, seed=seed) ** 3  # fewer tokens than channels: H is singular
     ours = output_error(rows, gptq("w", rows, moments(x), bits, size), x, bits)
-    nearest = output_error(rows, hqq("w", rows, bits, size), x, bits)
-    assert (ours <= nearest * (1 + 1e-6) + 1e-12).all()
+    alone = output_error(rows, hqq("w", rows, bits, size), x, bits)
+    assert (ours <= alone * (1 + 1e-6) + 1e-12).all()
 
 
 def test_rows_that_gain_nothing_are_as_hqq_has_them():
     rows, x = weights(64, 64), np.random.default_rng(2).normal(size=(300, 64))  # hardly correlated
-    ours, nearest = gptq("w", rows, moments(x), 4, 16), hqq("w", rows, 4, 16)
-    same = (stands_for(ours, 4, 64) == stands_for(nearest, 4, 64)).all(axis=1)
+    ours, alone = gptq("w", rows, moments(x), 4, 16), hqq("w", rows, 4, 16)
+    same = (stands_for(ours, 4, 64) == stands_for(alone, 4, 64)).all(axis=1)
     assert 0 < same.sum() < len(rows)
-    assert (output_error(rows, ours, x) <= output_error(rows, nearest, x) * (1 + 1e-6)).all()
+    assert (output_error(rows, ours, x) <= output_error(rows, alone, x) * (1 + 1e-6)).all()
 
 
 def test_channels_are_rounded_in_turn_as_the_paper_defines_it():
@@ -92,7 +92,7 @@ def test_channels_are_rounded_in_turn_as_the_paper_defines_it():
     assert not np.array_equal(ours, np.clip(np.rint(rows / 0.3), -7, 8))
 
 
-def test_channels_that_never_fire_are_rounded_to_nearest():
+def test_channels_that_never_fire_are_rounded_to_alone():
     rows, x = weights(8, 64), correlated(64)
     x[:, ::3] = 0
     codes, scale, zero = gptq("w", rows, moments(x), 4, 32)
@@ -106,16 +106,16 @@ def test_channels_that_never_fire_are_rounded_to_nearest():
 
 def test_without_any_input_the_result_is_that_of_hqq():
     rows = weights(3, 40)
-    ours, nearest = gptq("w", rows, np.zeros((40, 40)), 4, 16), hqq("w", rows, 4, 16)
-    assert all(np.array_equal(a, b) for a, b in zip(ours, nearest, strict=True))
+    ours, alone = gptq("w", rows, np.zeros((40, 40)), 4, 16), hqq("w", rows, 4, 16)
+    assert all(np.array_equal(a, b) for a, b in zip(ours, alone, strict=True))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("shape", [(1, 8), (3, 50)])
 def test_codes_and_scales_lie_as_hqqs_do(bits, shape):
     rows = weights(*shape)
-    ours, nearest = gptq("w", rows, moments(correlated(shape[1])), bits, 32), hqq("w", rows, bits, 32)
-    assert [(a.shape, a.dtype) for a in ours] == [(b.shape, b.dtype) for b in nearest]
+    ours, alone = gptq("w", rows, moments(correlated(shape[1])), bits, 32), hqq("w", rows, bits, 32)
+    assert [(a.shape, a.dtype) for a in ours] == [(b.shape, b.dtype) for b in alone]
     padded = stands_for(ours, bits, ours[1].shape[1] * 32)
     assert (padded[:, shape[1] :] == 0).all()
 

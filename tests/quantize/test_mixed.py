@@ -92,3 +92,9 @@ def test_a_mixture_that_is_written_says_so_in_its_manifest(gpt_bundle, tmp_path)
     assert record["name"] == "int4-mixed" and record["quantized"] == 9
     assert record["matrices"]["h.1.mlp.c_fc.weight"] == {"kind": "blocks", **dataclasses.asdict(EIGHT)}
     assert [one["name"] for one in record["left_in_float"]] == ["h.0.attn.qkv.weight"]
+
+
+@pytest.mark.parametrize(("looked_up", "saved"), [(False, 10_280), (True, 10_400)])
+def test_a_head_of_its_own_has_zero_points_and_a_table_has_none(looked_up, saved):
+    """80 x 40 floats: 1,600 bytes of codes, 800 of scales and, for five blocks a sum, 3 of zero points."""
+    assert Part("head", (80, 40), 40, "ends", Blocks(4, 16, "hqq"), looked_up=looked_up).saved == saved
