@@ -93,8 +93,10 @@ def cancelled(driver: Driver) -> dict[str, Any]:
     driver.type("The people of the United States")
     driver.until(driver.window.completion)
     old, seen, ghost = driver.window._awaited, driver.window.typed(), driver.window.completion()
+    driver.worker.muted.set()  # the next completion could be there already
     driver.type(" ")
     gone = driver.window.completion()
+    driver.worker.muted.clear()
     done = driver.until(lambda: driver.worker.done(old))
     new = driver.window._awaited
     driver.until(lambda: driver.window.completion())
