@@ -47,15 +47,6 @@ CALIBRATION = {"sotu-gpt": "heldout-sotu.txt", "spam-bert": "heldout-mails.jsonl
 ON_TEXT = ("int8-static", "int4", "int4-all")
 PLAIN = dataclasses.replace(RECIPES["int8"], name="int8-plain", body=Columns(), migrate=None)
 INT4 = RECIPES["int4"]
-
-
-def scales_by(method: Method, migrate: float | None) -> Recipe:
-    """int4 without zero points: scales by the largest value, or searched. migrate: in an encoder."""
-    name = f"int4-{method}"
-    encoder = dataclasses.replace(INT4, name=name, body=Blocks(4, 32, method), encoder=None, migrate=migrate)
-    return dataclasses.replace(INT4, name=name, body=Blocks(4, 128, method), encoder=encoder)
-
-
 LENGTHS, BATCHES = (8, 16, 32, 64, 128, 256, 512), (1, 2, 4, 8, 16, 32)
 ROUNDS = 5
 TURN = 0.05  # seconds
@@ -69,6 +60,13 @@ def checkpoints() -> Iterator[tuple[str, Path]]:
         return
     (weights,) = Path(spec.submodule_search_locations[0]).rglob("model.safetensors")
     yield "minilm", weights.parent
+
+
+def scales_by(method: Method, migrate: float | None) -> Recipe:
+    """int4 without zero points: scales by the largest value, or searched. migrate: in an encoder."""
+    name = f"int4-{method}"
+    encoder = dataclasses.replace(INT4, name=name, body=Blocks(4, 32, method), encoder=None, migrate=migrate)
+    return dataclasses.replace(INT4, name=name, body=Blocks(4, 128, method), encoder=encoder)
 
 
 def recipes() -> list[Recipe]:

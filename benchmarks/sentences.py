@@ -23,10 +23,13 @@ from quantization import EXAMPLES, checkpoints, per_tensor, runner
 from torchless.bundle import read_bundle
 from torchless.export import export
 from torchless.quantize import quantize
+from torchless.quantize.intervals import estimate
+from torchless.quantize.quality.embedding import closeness
+from torchless.similarity import unit
 from torchless.text import TOKENIZER, Tokenizer
 
 Feeds = dict[str, np.ndarray]
-BATCH, NEAREST = 32, 10
+BATCH = 32
 
 
 def sentences(count: int) -> list[str]:
@@ -50,19 +53,8 @@ def feeds(rows: Sequence[list[int]], size: int) -> list[Feeds]:
 
 
 def vectors(call: Callable[[Feeds], object], batches: list[Feeds]) -> np.ndarray:
-    """float64 [rows,D], of length 1."""
-    found = np.concatenate([np.asarray(call(one)[-1]) for one in batches]).astype(np.float64)  # type: ignore[index]
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
-
-
-def kept(found: np.ndarray, wanted: np.ndarray) -> float:
-    """How many of each row's nearest are still its nearest."""
-    near = []
-    for one in (found, wanted):
-        scores = one @ one.T
-        np.fill_diagonal(scores, -2)
-        near.append(np.argsort(-scores, axis=1)[:, :NEAREST])
-    return float(np.mean([len({*a} & {*b}) / NEAREST for a, b in zip(*near, strict=True)]))
+    """float32 [rows,D], of length 1."""
+    return unit(np.concatenate([np.asarray(call(one)[-1]) for one in batches]))  # type: ignore[index]
 
 
 def main() -> None:
@@ -82,11 +74,8 @@ def main() -> None:
         lengths = [len(row) for row in rows]
         print(f"{len(rows)} sentences of {lengths[0]} to {lengths[-1]} tokens, half of them up to "
               f"{lengths[len(rows) // 2]}\n")  # fmt: skip
-        print(
-            "| | mean cosine error | ten nearest kept | speed over float32 | over per tensor |\n|---"
-            + "|---" * 4
-            + "|"
-        )
+        print("| | mean cosine error | ten nearest kept | speed over float32 | over per tensor |")
+        print("|---|---|---|---|---|")
         wanted = vectors(calls["float32"], feeds(rows, 1))
         for name, size in (("one at a time", 1), (f"in batches of {BATCH}", BATCH)):
             batches = feeds(rows, size)
@@ -101,13 +90,13 @@ def main() -> None:
                         call(batch)
                     seconds[one].append(time.perf_counter() - start)
             for one in ("int8", "per tensor"):
-                found = vectors(calls[one], batches)
+                ((quality, _),) = estimate([closeness(wanted, vectors(calls[one], batches))])
                 speeds = [
                     statistics.median(slow / fast for slow, fast in zip(seconds[other], seconds[one], strict=True))
                     for other in ("float32", "per tensor")
                 ]
-                error = float(np.mean(1 - (found * wanted).sum(axis=1)))
-                print(f"| {one}, {name} | {error:.4f} | {kept(found, wanted):.1%} | "
+                error, near = (quality[metric].value for metric in ("cosine_error", "neighbours"))
+                print(f"| {one}, {name} | {error:.4f} | {near:.1%} | "
                       f"{speeds[0]:.2f} | {speeds[1]:.2f} |", flush=True)  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchless.quantize.hqq import hqq
-from torchless.quantize.weights import TINY, Bytes, Float, check_finite, pack, unpack
+from torchless.quantize.weights import TINY, Bytes, Float, check_finite, in_blocks, pack, unpack
 
 Moments = npt.NDArray[np.floating[Any]]
 SHARES = (1.0, 0.9, 0.8, 0.7)  # of what a block reaches on either side
@@ -37,8 +37,7 @@ def gptq(
     alone = hqq(name, rows, bits, size)
     count, length = rows.shape
     damped = _damped(hessian, damp)
-    padded = np.zeros((count, -(-length // size), size), np.float32)
-    padded.reshape(count, -1)[:, :length] = rows
+    padded = in_blocks(rows, size)
     importance = np.zeros(padded.shape[1:], np.float32)
     importance.reshape(-1)[:length] = damped.diagonal() / damped.diagonal().max()
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not better

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from torchless.quantize.weights import TINY, Bytes, Float, check_finite, pack
+from torchless.quantize.weights import TINY, Bytes, Float, check_finite, in_blocks, pack
 
 P, BETA, GROWTH = 0.7, 10.0, 1.01  # as the authors' own code has them
 ROUNDS = 10  # as good as their twenty, once the scale is fitted too
@@ -25,15 +25,13 @@ def hqq(name: str, rows: Float, bits: int, size: int) -> tuple[Bytes, Float, Byt
     infinity are a QuantizationError that bears the name.
     """
     check_finite(name, rows)
-    count, length = rows.shape
-    padded = np.zeros((count, -(-length // size), size), np.float32)
-    padded.reshape(count, -1)[:, :length] = rows
+    padded = in_blocks(rows, size)
     top = (1 << bits) - 1
     low, high = np.minimum(padded.min(axis=-1), 0), np.maximum(padded.max(axis=-1), 0)  # zero has a code of its own
     scale = np.maximum((high.astype(np.float64) - low) / top, TINY).astype(np.float32)
     zero = np.clip(np.rint(-low / scale), 0, top).astype(np.float32)
-    step = max(1, PIECE // max(1, padded[0].size)) if count else 1
-    for start in range(0, count, step):
+    step = max(1, PIECE // max(1, padded[0].size)) if len(padded) else 1
+    for start in range(0, len(padded), step):
         part = slice(start, start + step)
         with np.errstate(over="ignore", invalid="ignore"):  # a step that overflows is not taken
             scale[part], zero[part] = _fit(padded[part], scale[part], zero[part], top)

@@ -45,9 +45,7 @@ def blocks(name: str, rows: Float, bits: int, size: int, *, search: bool = True)
     value is in the lower half of the byte. NaN and infinity are a QuantizationError that bears the name.
     """
     check_finite(name, rows)
-    count, length = rows.shape
-    padded = np.zeros((count, -(-length // size), size), np.float32)
-    padded.reshape(count, -1)[:, :length] = rows
+    padded = in_blocks(rows, size)
     middle = 1 << (bits - 1)
     # The value of the largest magnitude, sign kept, becomes code 0: one more step than a symmetric range
     # has, a fifth less squared error at 4 bits.
@@ -58,6 +56,14 @@ def blocks(name: str, rows: Float, bits: int, size: int, *, search: bool = True)
         scale = _closest_scale(padded, scale)
     codes = (_round(padded, scale, middle) + middle).astype(np.uint8)
     return pack(codes, bits), scale.astype(np.float32)
+
+
+def in_blocks(rows: Float, size: int) -> Float:
+    """[N,K] -> a copy [N,K/size,size], K/size rounded up; what is added is zero."""
+    count, length = rows.shape
+    padded = np.zeros((count, -(-length // size), size), np.float32)
+    padded.reshape(count, -1)[:, :length] = rows
+    return padded
 
 
 def _round(values: Float, scale: Float, middle: int) -> Float:
